@@ -1,0 +1,45 @@
+"""Layer-wise adversarial training: a library for the method, and the reproduction of its paper.
+
+The names below are what a training loop of one's own needs; those that pull in torch are loaded when first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from lat.cells import Cell, Law, Reading, Schedule
+
+if TYPE_CHECKING:
+    from lat.perturbation import AbsNormal, Fixed, LayerwiseAdversary, Normal, PerturbationError
+    from lat.sites import SiteError
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AbsNormal",
+    "Cell",
+    "Fixed",
+    "Law",
+    "LayerwiseAdversary",
+    "Normal",
+    "PerturbationError",
+    "Reading",
+    "Schedule",
+    "SiteError",
+]
+
+_LAZY = {
+    "AbsNormal": "lat.perturbation",
+    "Fixed": "lat.perturbation",
+    "LayerwiseAdversary": "lat.perturbation",
+    "Normal": "lat.perturbation",
+    "PerturbationError": "lat.perturbation",
+    "SiteError": "lat.sites",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'lat' has no attribute {name!r}")

@@ -1,0 +1,53 @@
+"""Attacks by kind. Adding one is one file here, one line in `ATTACKS`, and an entry in `config/attacks.yaml` and its schema."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lat.attacks.cw import CW
+from lat.attacks.cw_l2 import CWL2
+from lat.attacks.draws import Draws
+from lat.attacks.eot import EoT
+from lat.attacks.fgsm import FGSM
+from lat.attacks.ifgsm import IFGSM
+from lat.attacks.pgd import PGD
+from lat.attacks.protocol import Attack, AttackError, Outcome, SettingError, Threat, right, run_attack, undisturbed
+from lat.attacks.settings import build
+
+__all__ = [
+    "ATTACKS",
+    "CW",
+    "CWL2",
+    "FGSM",
+    "IFGSM",
+    "PGD",
+    "Attack",
+    "AttackError",
+    "Draws",
+    "EoT",
+    "Outcome",
+    "SettingError",
+    "Threat",
+    "from_settings",
+    "right",
+    "run_attack",
+    "undisturbed",
+]
+
+ATTACKS: Mapping[str, type] = {
+    "fgsm": FGSM,
+    "ifgsm": IFGSM,
+    "pgd": PGD,
+    "eot": EoT,
+    "cw": CW,
+    "cw_l2": CWL2,
+}
+
+
+def from_settings(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Attack]:
+    """Name -> attack, from the settings of each name; `radii` gives one attack a radius, called name@radius.
+
+    Raises SettingError naming the attack, the key and the value for anything unknown, missing or impossible.
+    """
+    return build(ATTACKS, settings)

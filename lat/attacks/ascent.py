@@ -1,0 +1,99 @@
+"""The one ascent that FGSM, IFGSM, PGD, EoT and the margin attack share: steepest steps, projected on ball and box."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+from lat import norms
+from lat.attacks.draws import Draws
+from lat.attacks.losses import Oracle
+from lat.attacks.protocol import SettingError, Threat, is_number
+from lat.types import Images
+
+STARTS = ("clean", "uniform")
+
+
+class Search(Protocol):
+    """The settings of a many-step ascent: threat, number of steps, step size in radii, start."""
+
+    @property
+    def threat(self) -> Threat: ...
+
+    @property
+    def steps(self) -> int: ...
+
+    @property
+    def relative_step(self) -> float: ...
+
+    @property
+    def start(self) -> str: ...
+
+
+def start_at(x: Images, threat: Threat, start: str, draws: Draws) -> Images:
+    """Where the ascent begins: at the images, or at a uniform point of the ball, projected on the box."""
+    if start == "clean":
+        return x
+    ball = threat.ball
+    return norms.project(x + norms.sample_ball(x, ball, threat.norm, draws), x, ball, threat.norm, threat.box)
+
+
+def ascend(
+    oracle: Oracle, x: Images, threat: Threat, *, steps: int, step: float, start: Images | None = None, keep: str = "last"
+) -> Images:
+    """`steps` steps z <- project(z + step * steepest direction of the loss at z), from `start` (x if not given).
+
+    keep = "last" returns the last point, "highest" for each example the point with the largest loss seen, the start
+    and the last one included (one more forward pass). A gradient that is not a number moves nothing.
+    """
+    point = x if start is None else start
+    inside = norms.projector(x, threat.ball, threat.norm, threat.box)
+    best, best_loss = point, None
+    for _ in range(steps):
+        loss, gradient = oracle(point)
+        if keep == "highest":
+            best, best_loss = _higher(best, best_loss, point, loss)
+        direction = norms.steepest_direction(gradient, threat.norm)
+        point = inside(direction.mul_(step).add_(point))
+    if keep == "highest":
+        best, _ = _higher(best, best_loss, point, oracle(point)[0])
+        return best
+    return point
+
+
+def search(oracle: Oracle, x: Images, settings: Search, draws: Draws, keep: str = "last") -> Images:
+    """The ascent with the settings of an attack: its start first, then its steps."""
+    threat = settings.threat
+    start = start_at(x, threat, settings.start, draws)
+    step = settings.relative_step * threat.ball
+    return ascend(oracle, x, threat, steps=settings.steps, step=step, start=start, keep=keep)
+
+
+def _higher(
+    best: Images, best_loss: torch.Tensor | None, point: Images, loss: torch.Tensor
+) -> tuple[Images, torch.Tensor]:
+    """For each example the point with the larger loss, and that loss; NaN is never larger."""
+    if best_loss is None:
+        return point, loss
+    better = (loss > best_loss) | (best_loss.isnan() & ~loss.isnan())
+    rows = better.view(-1, *[1] * (point.dim() - 1))
+    return torch.where(rows, point, best), torch.where(better, loss, best_loss)
+
+
+def check_count(key: str, value: object) -> None:
+    """Raises SettingError unless `value` is a whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise SettingError(f"{key}: {value!r} must be a whole number of at least 1")
+
+
+def check_positive(key: str, value: object, *, zero: bool = False) -> None:
+    """Raises SettingError unless `value` is a number above 0 (or 0 itself, where `zero` says so)."""
+    if not isinstance(value, int | float) or not is_number(value) or value < 0 or (value == 0 and not zero):
+        raise SettingError(f"{key}: {value!r} must be a number {'of at least' if zero else 'above'} 0")
+
+
+def check_start(start: object) -> None:
+    """Raises SettingError unless `start` is one of STARTS."""
+    if start not in STARTS:
+        raise SettingError(f"start: {start!r} is not known; use one of {', '.join(STARTS)}")

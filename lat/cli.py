@@ -1,0 +1,223 @@
+"""The `lat` command: every step of the workflow by hand. Each subcommand imports what it needs, when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lat.collection import Folder
+    from lat.experiment import Job
+    from lat.runs import Entry, Run
+
+Command = Callable[[argparse.Namespace], int]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand; its exit status. What the user can mend is one line on standard error, and status 2."""
+    options = parser().parse_args(argv)
+    command: Command = options.command
+    try:
+        return command(options)
+    except _mendable() as error:
+        print(f"lat {options.name}: {error}", file=sys.stderr)
+        return 2
+
+
+def _mendable() -> tuple[type[Exception], ...]:
+    """The errors that say what to mend; everything else is a defect and keeps its traceback."""
+    from lat.cells import CellError
+    from lat.ledger import LedgerError
+    from lat.runs import RunError
+
+    found: tuple[type[Exception], ...] = (CellError, LedgerError, RunError)
+    if "lat.data" in sys.modules:
+        from lat.data import DataError
+
+        found += (DataError,)
+    if "lat.sites" in sys.modules:
+        from lat.sites import SiteError
+
+        found += (SiteError,)
+    return found
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    top = argparse.ArgumentParser(prog="lat", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    subcommands = top.add_subparsers(dest="name", required=True, metavar="command")
+
+    def add(name: str, command: Command, summary: str, *, run: bool = True, job: bool = False) -> argparse.ArgumentParser:
+        sub = subcommands.add_parser(name, help=summary, description=summary)
+        sub.set_defaults(command=command)
+        if run:
+            sub.add_argument("--config", default="config/quick.yaml", help="run file, or the run as a JSON object")
+            sub.add_argument("--results", type=Path, default=Path("results"), help="folder of all runs' results")
+            sub.add_argument("--data", type=Path, default=Path("data"), help="folder of the prepared datasets")
+        if job:
+            sub.add_argument("--cell", required=True, help="name, name@scale or slug of a cell of the run")
+            sub.add_argument("--seed", type=int, default=0)
+        return sub
+
+    add("prepare", prepare, "bring a dataset into canonical order, once").add_argument(
+        "--dataset", help="another dataset than the run's"
+    )
+    add("train", train, "train one cell from one seed", job=True)
+    sub = add("attack", attack, "attack a trained cell, or a checkpoint of one's own (--weights)")
+    sub.add_argument("--cell", help="name, name@scale or slug of a cell of the run")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--weights", type=Path, help="safetensors file of a network of lat.models")
+    sub.add_argument("--model", help="with --weights: its name in lat.models")
+    sub.add_argument("--width", type=int, help="with --weights: its width")
+    sub.add_argument("--dataset", help="with --weights: what it classifies")
+    sub = add("collect", collect, "merge the run's records into its ledger")
+    sub.add_argument("--gaps", action="store_true", help="go on where records are missing, and name them")
+    sub = add("export", export, "copy a collected run's ledger, records, verdicts and kept weights")
+    sub.add_argument("target", type=Path)
+    sub = add("import", restore, "put the records of an exported run back, so that it is finished and not repeated")
+    sub.add_argument("source", type=Path)
+    sub.add_argument("--check", type=int, default=0, metavar="N", help="re-derive N of the records")
+    return top
+
+
+def prepare(options: argparse.Namespace) -> int:
+    from lat import data
+
+    run = _run(options)
+    folder = data.prepare(options.dataset or run.config["dataset"], options.data, run.config["mirror"])
+    print(folder)
+    return 0
+
+
+def train(options: argparse.Namespace) -> int:
+    run = _run(options)
+    entry, folder = run.entry(options.cell), _folder(options, run)
+    job = _job(options, run, entry, "train")
+    from tqdm import tqdm
+
+    from lat import experiment
+
+    epochs = entry.cell.schedule.epochs
+    with tqdm(total=epochs, unit="epoch", disable=None, desc=f"{entry.name}@{entry.scale}") as bar:
+
+        def report(epoch: experiment.training.Epoch) -> None:
+            bar.update()
+            bar.set_postfix(loss=f"{epoch.loss:.4f}", clean=f"{epoch.clean_accuracy:.4f}")
+
+        record = experiment.train(
+            job,
+            folder.weights(entry, options.seed),
+            folder.record(entry, options.seed, "train"),
+            report,
+        )
+    for figure in record.figures:
+        print(f"{figure.metric} {figure.value:.6g}")
+    print(f"status {record.status}")
+    return 0
+
+
+def attack(options: argparse.Namespace) -> int:
+    from lat.runs import RunError
+
+    run = _run(options)
+    if bool(options.cell) == bool(options.weights):
+        raise RunError("cell: give either --cell, for a cell of the run, or --weights with --model, --width and --dataset")
+    return _attack_checkpoint(options, run) if options.weights else _attack_cell(options, run)
+
+
+def _attack_cell(options: argparse.Namespace, run: Run) -> int:
+    entry, folder = run.entry(options.cell), _folder(options, run)
+    from lat import experiment
+
+    record = experiment.attack(
+        _job(options, run, entry, "attack"),
+        run.attacks,
+        run.part,
+        folder.weights(entry, options.seed),
+        folder.record(entry, options.seed, "attack"),
+        folder.verdicts(entry, options.seed),
+    )
+    for figure in record.figures:
+        print(f"{figure.attack or 'clean'} {figure.metric} {figure.value:.6g}")
+    print(f"status {record.status}")
+    return 0
+
+
+def _attack_checkpoint(options: argparse.Namespace, run: Run) -> int:
+    from lat.runs import RunError
+
+    for key in ("model", "width", "dataset"):
+        if getattr(options, key) is None:
+            raise RunError(f"{key}: missing; --weights needs --model, --width and --dataset")
+    from lat import experiment
+
+    for line in experiment.attack_checkpoint(
+        options.weights, options.model, options.width, options.dataset, run.attacks, run.part, options.data, options.seed
+    ):
+        print(line, flush=True)
+    return 0
+
+
+def collect(options: argparse.Namespace) -> int:
+    from lat import collection
+
+    run = _run(options)
+    missing = collection.collect(run, _folder(options, run), gaps=options.gaps)
+    for entry, seed, step in missing:
+        print(f"missing: {entry.name}@{entry.scale}, seed {seed}, {step}")
+    return 0
+
+
+def export(options: argparse.Namespace) -> int:
+    from lat import collection
+
+    run = _run(options)
+    kept = collection.export(run, _folder(options, run), options.target)
+    print(f"{options.target}: ledger, records, verdicts and {kept} networks' weights")
+    return 0
+
+
+def restore(options: argparse.Namespace) -> int:
+    from lat import collection, data
+
+    run = _run(options)
+    data.prepare(run.config["dataset"], options.data, run.config["mirror"])
+    put, left = collection.restore(run, options.source, _folder(options, run))
+    print(f"{put} records put back; {left} that the run does not ask for left out")
+    if not options.check:
+        return 0
+    from lat import experiment
+
+    differences = 0
+    for line, equal in experiment.rederive(run, options.source, options.data, options.check):
+        print(line, flush=True)
+        differences += not equal
+    return 1 if differences else 0
+
+
+def _run(options: argparse.Namespace) -> Run:
+    from lat import runs
+
+    return runs.load(options.config)
+
+
+def _folder(options: argparse.Namespace, run: Run) -> Folder:
+    from lat.collection import Folder
+
+    return Folder(options.results / run.name)
+
+
+def _job(options: argparse.Namespace, run: Run, entry: Entry, step: str) -> Job:
+    from lat.experiment import Job
+    from lat.runs import RunError
+
+    if not 0 <= options.seed < entry.seeds:
+        raise RunError(f"seed: {options.seed} of cell {entry.name!r}; the run has seeds 0 to {entry.seeds - 1} at scale {entry.scale!r}")
+    return Job(entry.cell, options.seed, entry.name, entry.scale, run.sources(entry, step), options.data)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

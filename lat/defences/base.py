@@ -1,0 +1,71 @@
+"""What a training method may do in a step; the base class is standard training, which does nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from lat.cells import Cell, own_seed
+
+
+class Defence:
+    """Standard training, and the protocol of all methods: examples, then the loss, then what follows its backward pass."""
+
+    def __init__(self, model: nn.Module, cell: Cell, seed: int) -> None:
+        self.model = model
+        self.cell = cell
+        self.seed = seed
+
+    def start_epoch(self, epoch: int) -> None:
+        """Called before the first batch of each epoch, counted from 0."""
+
+    def examples(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The batch that is trained on: images (m, C, H, W) in [0, 1] and labels (m), from (n, …); n = m but for mixtures."""
+        return x, y
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        """The scalar loss whose gradient the optimiser follows."""
+        return cross_entropy(self.model(x), y)
+
+    def after_backward(self) -> None:
+        """Called after the loss's backward pass and before the optimiser's step."""
+
+    @property
+    def skipped(self) -> int:
+        """Batches that went unperturbed because they did not fit."""
+        return 0
+
+    def generator(self, purpose: str, device: torch.device) -> torch.Generator:
+        """A generator of this method's own: its stream derives from (cell, seed, purpose)."""
+        return torch.Generator(device).manual_seed(own_seed(self.cell, self.seed, purpose))
+
+
+class Combined(Defence):
+    """Methods side by side: the inputs pass through each in turn, and the loss is that of the last one."""
+
+    def __init__(self, model: nn.Module, cell: Cell, seed: int, parts: Sequence[Defence]) -> None:
+        super().__init__(model, cell, seed)
+        self.parts = parts
+
+    def start_epoch(self, epoch: int) -> None:
+        for part in self.parts:
+            part.start_epoch(epoch)
+
+    def examples(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        for part in self.parts:
+            x, y = part.examples(x, y)
+        return x, y
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.parts[-1].loss(x, y)
+
+    def after_backward(self) -> None:
+        for part in self.parts:
+            part.after_backward()
+
+    @property
+    def skipped(self) -> int:
+        return sum(part.skipped for part in self.parts)

@@ -1,0 +1,138 @@
+"""Eqs. (5)-(7) and (10)-(14) of the paper for fully connected layers, in its order, one function a statement.
+
+The paper's symbols are used inside: `w` a weight of shape (out, in), `b` a bias (out), `x` a batch of inputs (n, in),
+`r` a perturbation of the inputs (n, in), `g` the gradient dL/dy of the loss by a layer's output (n, out), and `eps`
+the radius: a number, or a tensor that broadcasts against (n, in) or (n, out). Every function works in the dtype and
+on the device of its tensors and is differentiable where the statement is. That a statement is written here does not
+say that it is true: the laws about them do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import relu
+
+Weight = Float[Tensor, "out in"]
+Epsilon = Tensor | float
+
+
+def adversarial_output(
+    w: Weight, b: Float[Tensor, " out"], x: Float[Tensor, "n in"], r: Float[Tensor, "n in"]
+) -> Float[Tensor, "n out"]:
+    """Eq. (5). The layer's output for the perturbed input, y_adv = w (x + r) + b = y + w r."""
+    return x @ w.T + b + output_change(w, r)
+
+
+def output_change(w: Weight, r: Float[Tensor, "n in"]) -> Float[Tensor, "n out"]:
+    """Eq. (5). The change of the layer's output under r: y_adv - y = w r."""
+    return r @ w.T
+
+
+def stacked_change(weights: Sequence[Tensor], r: Float[Tensor, "n in"]) -> Float[Tensor, "n out"]:
+    """Eq. (5), stacked: w_n ... w_1 r, the change of the last output of linear layers with nothing between them.
+
+    `weights` are in the order of the forward pass, w_1 first.
+    """
+    for w in weights:
+        r = output_change(w, r)
+    return r
+
+
+def input_gradient(g: Float[Tensor, "n out"], w: Weight) -> Float[Tensor, "n in"]:
+    """Eq. (6), line 3: dL/dx = dL/dy w, the gradient of the loss by the layer's input."""
+    return g @ w
+
+
+def input_perturbation(g: Float[Tensor, "n out"], w: Weight, eps: Epsilon) -> Float[Tensor, "n in"]:
+    """Eq. (6), line 1: r = eps sign(dL/dx), the step of FGSM at the layer's input."""
+    return eps * torch.sign(input_gradient(g, w))
+
+
+def propagated(g: Float[Tensor, "n out"], w: Weight, eps: Epsilon) -> Float[Tensor, "n out"]:
+    """Eq. (6), first line: w r with r = eps sign(dL/dx); exactly what FGSM at the layer's input does to its output."""
+    return output_change(w, input_perturbation(g, w, eps))
+
+
+def closed_radius(w: Weight) -> Float[Tensor, " out"]:
+    """Eq. (6), last line: |w| 1, how far each output can move when every input moves by at most 1."""
+    return w.abs().sum(dim=1)
+
+
+def closed(g: Float[Tensor, "n out"], w: Weight, eps: Epsilon) -> Float[Tensor, "n out"]:
+    """Eq. (6), last line, in the reading whose shapes fit: eps (|w| 1) ⊙ sign(dL/dy)."""
+    return eps * closed_radius(w) * torch.sign(g)
+
+
+def closed_stack_radius(weights: Sequence[Tensor]) -> Float[Tensor, " out"]:
+    """Eq. (7), last line: |w_n| ... |w_1| 1, with `weights` in the order of the forward pass, w_1 first."""
+    first, *rest = weights
+    radius = closed_radius(first)
+    for w in rest:
+        radius = w.abs() @ radius
+    return radius
+
+
+def closed_stack(g: Float[Tensor, "n out"], weights: Sequence[Tensor], eps: Epsilon) -> Float[Tensor, "n out"]:
+    """Eq. (7), last line: eps (|w_n| ... |w_1| 1) ⊙ sign(dL/dy), with g the gradient at the last layer's output."""
+    return eps * closed_stack_radius(weights) * torch.sign(g)
+
+
+def propagated_stack(
+    g_first: Float[Tensor, "n first"], weights: Sequence[Tensor], eps: Epsilon
+) -> Float[Tensor, "n out"]:
+    """Eq. (7), second line: w_n ... w_1 eps sign(dL/dx), where dL/dx = dL/dy_1 w_1 and `g_first` is dL/dy_1."""
+    return stacked_change(weights, input_perturbation(g_first, weights[0], eps))
+
+
+def relu_output(
+    w_1: Weight, b_1: Tensor, w_2: Tensor, b_2: Tensor, x: Float[Tensor, "n in"], r: Float[Tensor, "n in"]
+) -> Float[Tensor, "n out"]:
+    """Eq. (10). The next layer's output after a ReLU for the input x + r; r = 0 gives y itself."""
+    return relu(x @ w_1.T + r @ w_1.T + b_1) @ w_2.T + b_2
+
+
+def relu_moved_outside(w_2: Weight, z: Float[Tensor, "n in"]) -> Float[Tensor, "n out"]:
+    """Eq. (11), first line: w_2 ReLU(z), with z the output before the activation."""
+    return relu(z) @ w_2.T
+
+
+def relu_moved_inside(w_2: Float[Tensor, "1 in"], z: Float[Tensor, "n in"]) -> Float[Tensor, "n in"]:
+    """Eq. (11), last line, in the one reading whose shapes fit: sign(w_2) ReLU(|w_2| z), element by element.
+
+    For one output unit (w_2 a row) its sum over the elements is w_2 ReLU(z); ReLU of the *summed* |w_2| z is not.
+    """
+    return torch.sign(w_2) * relu(w_2.abs() * z)
+
+
+def scalar_difference(w_1: Tensor, b_1: Tensor, w_2: Tensor, x: Tensor, r: Tensor) -> Tensor:
+    """Eq. (12) for scalars: sign(w_2) [ReLU(|w_2| w_1 x + |w_2| b_1 + |w_2| w_1 r) - ReLU(|w_2| w_1 x + |w_2| b_1)].
+
+    All arguments broadcast against each other, and everything is element-wise.
+    """
+    scale = w_2.abs()
+    original = relu(scale * w_1 * x + scale * b_1)
+    perturbed = relu(scale * w_1 * x + scale * b_1 + scale * w_1 * r)
+    return torch.sign(w_2) * (perturbed - original)
+
+
+def scalar_difference_by_cases(w_1: Tensor, b_1: Tensor, w_2: Tensor, x: Tensor, r: Tensor) -> Tensor:
+    """Eq. (13), as printed, for scalars: |w_2||w_1||r| with three signs where x > -b_1/w_1 + |r|, 0 where x < -b_1/w_1 - |r|.
+
+    NaN in the band between the two cases, of which the equation says nothing.
+    """
+    crossing = -b_1 / w_1
+    signs = torch.sign(w_2) * torch.sign(w_1) * torch.sign(r)
+    moved = signs * w_2.abs() * w_1.abs() * r.abs()
+    above = x > crossing + r.abs()
+    below = x < crossing - r.abs()
+    unsaid = torch.full_like(moved + x, torch.nan)
+    return torch.where(above, moved + 0 * x, torch.where(below, torch.zeros_like(unsaid), unsaid))
+
+
+def masked_difference(w_1: Tensor, b_1: Tensor, w_2: Tensor, x: Tensor, r: Tensor) -> Tensor:
+    """Eq. (14), last line, for scalars: ReLU(sign(w_1 x + b_1)) w_2 w_1 r."""
+    return relu(torch.sign(w_1 * x + b_1)) * w_2 * w_1 * r

@@ -1,0 +1,169 @@
+"""Verdicts of every attack on every test image, and where they are kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from lat.attacks import Attack, right, run_attack, undisturbed
+from lat.cells import seed_for
+from lat.types import Images, Labels
+
+Booleans = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured on n images.
+
+    clean: right on the image itself (n). For each attack: verdicts, robust or not, for the images in `index` (in that
+    order). distances: for attacks that look for the smallest distance, that distance, inf where none was found, 0 where the image is
+    misclassified as it is. seconds: wall time. finite: whether all scores that were judged are finite numbers.
+    """
+
+    clean: Booleans
+    verdicts: dict[str, Booleans]
+    index: dict[str, NDArray[np.int64]]
+    distances: dict[str, NDArray[np.float32]]
+    finite: bool
+    seconds: dict[str, float] = field(default_factory=dict, compare=False)
+
+
+def sample_index(n: int, examples: int | None) -> NDArray[np.int64]:
+    """The images that an attack runs on, ascending: all n, or a random sample of `examples` of them.
+
+    The sample follows from n alone, so that all cells and seeds are attacked on the same images; a smaller sample is
+    part of a larger one.
+    """
+    if examples is None or examples >= n:
+        return np.arange(n)
+    ranked = sorted(range(n), key=lambda i: seed_for("attacked images", n, i))
+    return np.array(sorted(ranked[:examples]), dtype=np.int64)
+
+
+def evaluate(
+    model: nn.Module, x: Images, y: Labels, attacks: Mapping[str, Attack], seed: int, batch: int = 1000
+) -> Evaluation:
+    """Attack the test images, `batch` at a time, and judge every one.
+
+    x is (n, C, H, W) in the box of the threats, y (n,). Random draws derive from `seed`, the attack's name and the
+    image's number, so the size of the batches and the other attacks change nothing. A network whose scores are not finite
+    is evaluated like any other: those images count as wrong, and `finite` says so. The model comes back as it was.
+
+    Raises what `run_attack` raises.
+    """
+    if len(x) != len(y):
+        raise ValueError(f"x: {len(x)} images, y: {len(y)} labels; give one label an image")
+    clean, finite = _clean(model, x, y, batch)
+    verdicts: dict[str, Booleans] = {}
+    indices: dict[str, NDArray[np.int64]] = {}
+    distances: dict[str, NDArray[np.float32]] = {}
+    seconds: dict[str, float] = {}
+    for name, attack in attacks.items():
+        started = time.perf_counter()
+        index = sample_index(len(x), attack.examples)
+        robust = np.empty(len(index), dtype=np.bool_)
+        distance = np.empty(len(index), dtype=np.float32)
+        for first in range(0, len(index), batch):
+            part = slice(first, first + batch)
+            rows = torch.from_numpy(index[part]).to(x.device)
+            outcome = run_attack(model, x[rows], y[rows], index[part].tolist(), attack, seed_for(seed, name), name)
+            robust[part] = outcome.robust.cpu().numpy()
+            distance[part] = outcome.distance.cpu().numpy()
+            finite = finite and outcome.finite
+        verdicts[name], indices[name] = robust, index
+        if attack.threat.radius is None:
+            distances[name] = np.where(robust, np.float32(np.inf), distance)
+        seconds[name] = time.perf_counter() - started
+    return Evaluation(clean, verdicts, indices, distances, finite, seconds)
+
+
+def _clean(model: nn.Module, x: Images, y: Labels, batch: int) -> tuple[Booleans, bool]:
+    """Which images the model has right, and whether all its scores are finite."""
+    found: list[Booleans] = [np.empty(0, dtype=np.bool_)]
+    finite = True
+    with undisturbed(model), torch.no_grad():
+        for first in range(0, len(x), batch):
+            scores = model(x[first : first + batch])
+            found.append(right(scores, y[first : first + batch]).cpu().numpy())
+            finite = finite and bool(scores.isfinite().all())
+    return np.concatenate(found), finite
+
+
+def worst_case(verdicts: Mapping[str, Booleans], names: Iterable[str]) -> Booleans:
+    """Which images no attack of `names` broke: the AND of their verdicts, image by image.
+
+    Raises ValueError where an attack has no verdicts, where they are of different images' number, or where `names` is empty.
+    """
+    names = list(names)
+    if not names:
+        raise ValueError("names: no attack is named, so there is no worst case; name at least one")
+    if missing := [name for name in names if name not in verdicts]:
+        raise ValueError(f"{missing[0]}: no verdicts of this attack; there are {', '.join(verdicts) or 'none'}")
+    counts = {name: len(verdicts[name]) for name in names}
+    if len(set(counts.values())) > 1:
+        raise ValueError(f"names: the attacks ran on different numbers of images, {counts}; name attacks on the same images")
+    return np.logical_and.reduce([verdicts[name] for name in names])
+
+
+def save_verdicts(path: Path | str, evaluation: Evaluation) -> None:
+    """Write an evaluation as .npz: verdicts as packed bits, one array an attack; atomically, under the final name or not at all.
+
+    Wall times are no verdict and are left out, so that equal runs write equal bytes.
+    """
+    path = Path(path)
+    n = len(evaluation.clean)
+    head = {
+        "n": n,
+        "finite": evaluation.finite,
+        "attacked": {name: len(index) for name, index in evaluation.index.items()},
+        "distances": list(evaluation.distances),
+    }
+    arrays: dict[str, NDArray[np.generic]] = {
+        "head": np.frombuffer(json.dumps(head).encode(), dtype=np.uint8),
+        "clean": np.packbits(evaluation.clean),
+    }
+    for name, verdict in evaluation.verdicts.items():
+        mask = np.zeros(n, dtype=np.bool_)
+        mask[evaluation.index[name]] = True
+        arrays[f"verdict {name}"] = np.packbits(verdict)
+        arrays[f"attacked {name}"] = np.packbits(mask)
+    for name, distance in evaluation.distances.items():
+        arrays[f"distance {name}"] = distance
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, draft = tempfile.mkstemp(prefix=path.name, suffix=".part", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+        os.replace(draft, path)
+    except BaseException:
+        Path(draft).unlink(missing_ok=True)
+        raise
+
+
+def load_verdicts(path: Path | str) -> Evaluation:
+    """The evaluation that `save_verdicts` wrote, without its wall times."""
+    with np.load(path, allow_pickle=False) as stored:
+        head = json.loads(stored["head"].tobytes())
+        n = head["n"]
+
+        def bits(key: str, count: int) -> Booleans:
+            return np.unpackbits(stored[key], count=count).astype(np.bool_)
+
+        return Evaluation(
+            clean=bits("clean", n),
+            verdicts={name: bits(f"verdict {name}", count) for name, count in head["attacked"].items()},
+            index={name: np.flatnonzero(bits(f"attacked {name}", n)) for name in head["attacked"]},
+            distances={name: stored[f"distance {name}"] for name in head["distances"]},
+            finite=head["finite"],
+        )

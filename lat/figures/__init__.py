@@ -1,0 +1,72 @@
+"""Figures of the report: each is computed as plain series first and drawn from those, so that its numbers can be read.
+
+One name a figure; `write` draws all of them for a run. Only this package loads matplotlib.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lat.figures import calibration, curves, dots, relu
+from lat.ledger import Record, atomic
+from lat.measured import Plan
+
+NOMINAL_RADIUS = 0.1
+"""The radius of every attack in the paper's tables (section IV)."""
+
+
+def labels_of(tables: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """The name a cell goes by in figures: its row in the last of the tables that shows it; `_best` cells likewise."""
+    found: dict[str, str] = {}
+    for table in tables:
+        for row in [*table["rows"], *(table.get("extra") or [])]:
+            for cell in (row["cell"], row.get("best")):
+                if cell:
+                    found[cell] = row["row"]
+    return found
+
+
+def write(
+    ledger: pd.DataFrame,
+    records: Sequence[Record],
+    plan: Plan,
+    tables: Sequence[Mapping[str, Any]],
+    built: Sequence[Mapping[str, Any]],
+    calibrated: Mapping[str, Any] | None,
+    folder: Path,
+) -> dict[str, Any]:
+    """All figures of a run as SVG in `folder`, and their series as `figures.json`, which is also returned.
+
+    `tables` are the tables' descriptions (for names), `built` the built ones that have measured rows. The calibration
+    is left out where its study has no figures.
+    """
+    names = labels_of(tables)
+    series: dict[str, Any] = {
+        "epsilon": curves.epsilon_series(ledger, plan, names),
+        "training_accuracy": curves.training_series(records, plan, names, "clean_accuracy"),
+        "training_loss": curves.training_series(records, plan, names, "loss"),
+        "fig_1": relu.describe(),
+    }
+    radius, epoch = "radius of the attack (PGD)", "epoch"
+    if any(entry["points"] for entry in series["epsilon"]):
+        accuracy = "robust accuracy, per cent"
+        curves.draw(series["epsilon"], folder / "epsilon.svg", x=radius, y=accuracy, mark=NOMINAL_RADIUS)
+    if any(entry["points"] for entry in series["training_accuracy"]):
+        accuracy = "clean accuracy, per cent"
+        curves.draw(series["training_accuracy"], folder / "training_accuracy.svg", x=epoch, y=accuracy)
+        curves.draw(series["training_loss"], folder / "training_loss.svg", x=epoch, y="training loss", log=True)
+    relu.draw(folder / "fig_1.svg")
+    for table in built:
+        dots.draw(table, folder / f"dots_{table['id']}.svg")
+    if calibrated is not None and any(entry["distance"] is not None for entry in calibrated["widths"]):
+        labels = {column["key"]: column["label"] for table in built for column in table["columns"]}
+        calibration.draw(calibrated, labels, folder / "calibration.svg")
+    series["files"] = sorted(path.name for path in folder.glob("*.svg"))
+    with atomic(folder / "figures.json") as temporary:
+        temporary.write_text(json.dumps(series, indent=1) + "\n")
+    return series

@@ -1,0 +1,56 @@
+"""The undefended network against its width, with the paper's undefended row as lines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lat.figures.style import BLUE, GREEN, GREY, ORANGE, RED, canvas, label_ends
+
+COLOURS = (BLUE, RED, GREEN, ORANGE)
+
+
+def draw(calibration: Mapping[str, Any], labels: Mapping[str, str], path: Path) -> None:
+    """`calibration` is what `lat.studies.calibration` returns: accuracy (left) and distance (right) against width."""
+    widths = [entry for entry in calibration["widths"] if entry["distance"] is not None]
+    with canvas(path, 2.5) as fig:
+        left, right = fig.subplots(1, 2, width_ratios=[3, 2])
+        ends = []
+        for key, colour in zip(calibration["columns"], COLOURS, strict=True):
+            at = [entry["width"] for entry in widths]
+            means = [100 * entry["means"][key] for entry in widths]
+            bars = [[max(m - 100 * e["intervals"][key][0], 0) for m, e in zip(means, widths, strict=True)]]
+            bars += [[max(100 * e["intervals"][key][1] - m, 0) for m, e in zip(means, widths, strict=True)]]
+            left.errorbar(at, means, yerr=bars, color=colour, marker="o", markersize=2.5, elinewidth=0.6)
+            left.axhline(100 * calibration["reported"][key], color=colour, linestyle=(0, (4, 2)), linewidth=0.7)
+            if means:
+                ends.append((means[-1], labels.get(key, key), colour))
+        left.set_ylim(0, 100)
+        left.set_ylabel("accuracy, per cent")
+        left.set_title("Measured (points, 95 % interval) and reported (dashed)")
+        right.plot(
+            [e["width"] for e in widths], [e["distance"] for e in widths], color=GREY, marker="o", markersize=2.5
+        )
+        for entry in widths:
+            if entry["width"] == calibration["chosen"]:
+                right.plot([entry["width"]], [entry["distance"]], color=RED, marker="o", markersize=5)
+                right.annotate(
+                    f"width {entry['width']}",
+                    (entry["width"], entry["distance"]),
+                    xytext=(5, 6),
+                    textcoords="offset points",
+                    color=RED,
+                )
+        right.set_ylim(bottom=0)
+        right.set_ylabel("distance to the paper's row, points")
+        right.set_title("Distance; chosen width marked")
+        for axes in (left, right):
+            axes.set_xscale("log")
+            axes.set_xlabel("width")
+            ticks = [entry["width"] for entry in widths]
+            axes.set_xticks(ticks, [str(tick) for tick in ticks])
+            axes.minorticks_off()
+        left.text(1.06, 0.5, "FGSMxx", transform=left.transAxes, alpha=0.0)
+        fig.canvas.draw()
+        label_ends(left, ends)

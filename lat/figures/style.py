@@ -1,0 +1,101 @@
+"""How all figures look: sizes in inches at print size, one palette, labels at the lines' ends, files without dates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from lat.ledger import atomic
+
+WIDTH = 6.7
+"""Width of the report's text, inches."""
+
+BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PINK = (
+    "#000000",
+    "#E69F00",
+    "#56B4E9",
+    "#009E73",
+    "#B8A800",
+    "#0072B2",
+    "#D55E00",
+    "#CC79A7",
+)
+"""Okabe and Ito's palette, told apart with any colour vision; its yellow darkened to be seen on paper."""
+
+GREY = "#777777"
+CYCLE = (BLUE, RED, GREEN, ORANGE, PINK, SKY, YELLOW, BLACK)
+DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)))
+
+SETTINGS = {
+    "svg.hashsalt": "lat",
+    "svg.fonttype": "path",
+    "font.family": "DejaVu Sans",
+    "font.size": 7,
+    "axes.titlesize": 7.5,
+    "axes.titlelocation": "left",
+    "axes.labelsize": 7,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.labelsize": 6.5,
+    "ytick.labelsize": 6.5,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "lines.linewidth": 1.1,
+    "legend.frameon": False,
+}
+
+
+@contextmanager
+def canvas(path: Path, height: float, width: float = WIDTH) -> Iterator[Figure]:
+    """A figure of `width` by `height` inches, written to `path` as SVG when the block ends; equal input, equal bytes."""
+    with mpl.rc_context(SETTINGS):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasSVG(figure)
+        yield figure
+        with atomic(path) as temporary:
+            figure.savefig(temporary, format="svg", metadata={"Date": None, "Creator": None})
+
+
+def look(place: int) -> dict[str, object]:
+    """Colour and dashes of the line in this place; no two of the first 24 look alike."""
+    return {"color": CYCLE[place % len(CYCLE)], "linestyle": DASHES[place // len(CYCLE) % len(DASHES)]}
+
+
+def spread(heights: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Positions near `heights`, in their order, at least `gap` apart and inside [low, high] as far as they fit."""
+    order = sorted(range(len(heights)), key=lambda place: heights[place])
+    gap = min(gap, (high - low) / max(len(heights) - 1, 1))
+    found = [0.0] * len(heights)
+    floor = low
+    for place in order:
+        found[place] = floor = max(heights[place], floor)
+        floor += gap
+    ceiling = high
+    for place in reversed(order):
+        found[place] = ceiling = min(found[place], ceiling)
+        ceiling -= gap
+    return found
+
+
+def label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]], gap: float = 0.075) -> None:
+    """Labels to the right of the axes, one for each (height of a line's end, text, colour), without overlap.
+
+    A hair line leads from a label that had to move to the end that it belongs to. Heights are data; the axes' limits
+    must be set before.
+    """
+    low, high = axes.get_ylim()
+    scale = axes.transData + axes.transAxes.inverted()
+    at = axes.get_xlim()[1]
+    heights = [
+        float(min(max(scale.transform((at, end))[1], 0), 1)) if end > 0 or low <= 0 else 0.0 for end, _, _ in ends
+    ]
+    for (_, text, colour), own, moved in zip(ends, heights, spread(heights, gap, 0.0, 1.0), strict=True):
+        axes.plot([1.01, 1.05], [own, moved], color=colour, linewidth=0.5, transform=axes.transAxes, clip_on=False)
+        axes.text(1.06, moved, text, color=colour, transform=axes.transAxes, va="center", fontsize=6.2)

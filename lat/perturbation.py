@@ -1,0 +1,297 @@
+"""Algorithm 1 of the paper for any training loop: the layer perturbations R^t, their update and their reset."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from lat import equations
+from lat.cells import CellError, Law, Reading
+from lat.sites import SiteError, Tap, activation_after, chain, layer, refuse_compiled
+
+
+class PerturbationError(RuntimeError):
+    """A `LayerwiseAdversary` was called out of order; the message says what to call first."""
+
+
+def Normal(mean: float, std: float, draw: str = "sample") -> Law:
+    """The law N(0, std) of epsilon, as the paper writes it; `std` is a standard deviation. Raises CellError for another mean."""
+    if mean != 0:
+        raise CellError(f"mean: {mean!r}; the paper's law has mean 0, use 0")
+    return Law("normal", std, draw)
+
+
+def AbsNormal(std: float, draw: str = "sample") -> Law:
+    """The law |N(0, std)| of epsilon: never against the gradient."""
+    return Law("abs_normal", std, draw)
+
+
+def Fixed(radius: float) -> Law:
+    """A constant epsilon."""
+    return Law("fixed", radius)
+
+
+def draw_epsilon(law: Law, shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> Tensor | float:
+    """Epsilon for a perturbation of `shape` (n, …): a number for a fixed law, else a tensor that broadcasts against it.
+
+    One draw a batch, a sample or an element, as the law says; in float32 or the dtype of `like`, whichever is wider.
+    """
+    if law.kind == "fixed":
+        return law.radius
+    sizes = {"batch": (1,) * len(shape), "sample": (shape[0],) + (1,) * (len(shape) - 1), "element": shape}
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    eps = law.radius * torch.randn(sizes[law.draw], generator=generator, device=like.device, dtype=dtype)
+    return eps.abs() if law.kind == "abs_normal" else eps
+
+
+@dataclass
+class Term:
+    """One layer's R: `direction` is sign(dL/dy) (closed) or the sign of the gradient at the scope's start (propagated).
+
+    `perturbation` is R itself where it is detached; None where it is formed from the current weights in the forward pass.
+    """
+
+    direction: Tensor
+    eps: Tensor | float
+    perturbation: Tensor | None
+
+
+class LayerwiseAdversary:
+    """Adds the layer perturbations of Algorithm 1 to the outputs of named layers, in any training loop.
+
+        adversary = LayerwiseAdversary(model, layers=["fc2", "fc3"], epsilon=Normal(0, 0.1))
+        with adversary:                     # adds R^t to the outputs of the named layers
+            loss = criterion(model(x), y)
+        loss.backward()
+        adversary.update()                  # R^{t+1} from this batch's gradients
+        optimizer.step()
+
+    R is formed as `reading` says: the last line of eqs. (6) and (7) (form `closed`) or their first (`propagated`), from
+    the layer's own weights (scope `local`), from the first layer of the set on (`layer_set`) or from the network's input
+    (`network`); with the previous batch's gradients slot by slot (pairing `slot`), their mean (`mean`: one direction for
+    all), or the same batch's (`same`). Where the scope is local every layer draws its own epsilon; elsewhere there is one
+    input perturbation and so one draw for all layers (but for draws an element). With gradient `attached` the loss is
+    differentiated through R by the weights; epsilon and the signs are constants.
+
+    * The first batch, and the first after `reset()`, goes unperturbed (t = 0).
+    * A batch of another size than R's goes unperturbed, as at t = 0, and is counted in `skipped`.
+    * A model, or a layer, in eval mode inside the block goes unperturbed.
+    * `update()` without a backward pass through the block's outputs raises PerturbationError.
+    * A name that is no fully connected layer, or a layer called twice in one block, raises SiteError.
+    * Under autocast R is computed in float32 and added in the dtype of the layer's output; a scaled loss changes no sign.
+    * `state_dict()` and `load_state_dict()` hold R, the generator and the count, and resume bit for bit.
+    * Pairing `same` takes two passes: call `observe(lambda: criterion(model(x), y))`, then enter the block; no `update()`.
+    * `copy.deepcopy` of the adversary copies its model with it; inside the block it raises PerturbationError, also for the model.
+    * A compiled model is refused by name (SiteError), as compiled code drops hooks; DistributedDataParallel is unwrapped,
+      each process keeping the R of its own slots; DataParallel is refused by name.
+
+    Outside the block, whatever was raised inside it, the model is a plain network.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Sequence[str],
+        epsilon: Law | float,
+        reading: Reading | None = None,
+        *,
+        seed: int = 0,
+    ) -> None:
+        refuse_compiled(model)
+        if isinstance(model, nn.DataParallel):
+            raise SiteError("DataParallel runs copies of the layers, whose hooks are lost; use DistributedDataParallel")
+        self.model = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+        self.layers = tuple(layers)
+        self.law = epsilon if isinstance(epsilon, Law) else Fixed(epsilon)
+        self.reading = reading or Reading()
+        self.seed = seed
+        self.skipped = 0
+        if not self.layers:
+            raise SiteError("layers: none named; name at least one layer")
+        if len(set(self.layers)) != len(self.layers):
+            raise SiteError(f"layers: {', '.join(self.layers)} names a layer twice; name each once")
+        named = {name: layer(self.model, name) for name in self.layers}
+        needs_order = self.reading.scope != "local" or self.reading.at == "activation"
+        order = chain(self.model) if needs_order else []
+        self._paths = {name: self._path(order, name) for name in self.layers}
+        named |= {name: layer(self.model, name) for path in self._paths.values() for name in path}
+        self._modules: Mapping[str, nn.Linear] = named
+        sources = dict.fromkeys([*self.layers, *(path[0] for path in self._paths.values())])
+        after = self.reading.at == "activation"
+        self._gradient_sites = {name: activation_after(order, name) if after else name for name in sources}
+        watched = dict.fromkeys([*self.layers, *self._gradient_sites.values()])
+        self._watched: Mapping[str, nn.Module] = {name: self.model.get_submodule(name) for name in watched}
+        self._generator: torch.Generator | None = None
+        self._terms: dict[str, Term] = {}
+        self._tap: Tap | None = None
+        self._inside = False
+        self._mismatched = False
+
+    def _path(self, order: Sequence[tuple[str, nn.Module]], name: str) -> tuple[str, ...]:
+        """The layers whose weights form R of layer `name`, in forward order: the scope's first up to `name`."""
+        if self.reading.scope == "local":
+            return (name,)
+        names = [entry for entry, module in order if isinstance(module, nn.Linear)]
+        if name not in names:
+            raise SiteError(f"layers: {name!r} takes no part in the forward pass; name one of {', '.join(names)}")
+        start = 0 if self.reading.scope == "network" else min(names.index(entry) for entry in self.layers if entry in names)
+        return tuple(names[start : names.index(name) + 1])
+
+    # The block -------------------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        if self._inside:
+            raise PerturbationError("the block is entered already; leave it first")
+        self._mismatched = False
+        self._tap = Tap(self._watched, self._change)
+        self._tap.__enter__()
+        self._inside = True
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        assert self._tap is not None
+        self._tap.__exit__(kind, value, trace)
+        self._inside = False
+        self.skipped += self._mismatched
+        if kind is not None:
+            self._tap = None
+        if self.reading.pairing == "same":
+            self._terms = {}
+
+    def _change(self, name: str, y: Tensor) -> Tensor | None:
+        """R^t for the output y (n, out) of layer `name`; None where there is none or it does not fit."""
+        term = self._terms.get(name)
+        if term is None or not self.model.training:
+            return None
+        rows = max(term.direction.shape[0], term.eps.shape[0] if isinstance(term.eps, Tensor) else 1)
+        if rows not in (1, y.shape[0]):
+            self._mismatched = True
+            return None
+        if term.perturbation is not None:
+            return term.perturbation
+        with torch.autocast(y.device.type, enabled=False):
+            return self._form(name, term)
+
+    def _weights(self, name: str) -> list[Tensor]:
+        return [self._modules[entry].weight for entry in self._paths[name]]
+
+    def _form(self, name: str, term: Term) -> Tensor:
+        """R of layer `name` from its term and the current weights: eq. (7), which for one layer is eq. (6)."""
+        weights = self._weights(name)
+        if self.reading.form == "closed":
+            return equations.closed_stack(term.direction, weights, term.eps)
+        return equations.stacked_change(weights, term.eps * term.direction)
+
+    # R^{t+1} ---------------------------------------------------------------------------------------------------------
+
+    def update(self) -> None:
+        """R^{t+1} from the gradients of the last block's backward pass; call it before the optimiser's step.
+
+        Raises PerturbationError where no gradient reached a named layer, or where the pairing is `same`.
+        """
+        if self.reading.pairing == "same":
+            raise PerturbationError("pairing 'same' takes R from observe(), before the block; do not call update()")
+        if self._inside or self._tap is None:
+            raise PerturbationError("update() has no block to learn from: run a forward pass inside the block, leave it, and call backward()")
+        gradients, self._tap = self._tap.gradients, None
+        self._terms = self._terms_from(gradients, "call loss.backward() before update()")
+
+    def observe(self, loss: Callable[[], Tensor]) -> None:
+        """Pairing `same`: R from this very batch, by a plain pass before the block.
+
+        `loss` runs the model on the batch and returns the scalar loss. The parameters' gradients are left as they are;
+        modules with running statistics see the batch once more. Raises PerturbationError for another pairing.
+        """
+        if self.reading.pairing != "same":
+            raise PerturbationError(f"pairing {self.reading.pairing!r} takes R from update(), after backward(); observe() is for 'same'")
+        if self._inside:
+            raise PerturbationError("observe() is a plain pass; call it before entering the block")
+        with Tap(self._watched, lambda name, y: None) as tap:
+            value = loss()
+        missing = "the loss given to observe() must come from the model in training mode"
+        outputs = {name: y for name, y in tap.outputs.items() if y.requires_grad}
+        found = torch.autograd.grad(value, list(outputs.values()), allow_unused=True) if outputs else ()
+        reached = {name: g for name, g in zip(outputs, found, strict=True) if g is not None}
+        self._terms = self._terms_from(reached, missing)
+
+    @torch.no_grad()
+    def _terms_from(self, gradients: Mapping[str, Tensor], mend: str) -> dict[str, Term]:
+        shared: Tensor | float | None = None
+        terms = {}
+        for name in self.layers:
+            closed = self.reading.form == "closed"
+            site = self._gradient_sites[name if closed else self._paths[name][0]]
+            if site not in gradients:
+                raise PerturbationError(f"no gradient reached layer {site!r}: {mend}")
+            weight = self._weights(name)[0]
+            g = gradients[site].to(weight.dtype)
+            n = g.shape[0]
+            if self.reading.pairing == "mean":
+                g = g.mean(dim=0, keepdim=True)
+            source = g if closed else equations.input_gradient(g, weight)
+            direction = torch.sign(source)
+            if self.reading.scope == "local" or self.law.draw == "element" or shared is None:
+                shared = draw_epsilon(self.law, (n, *direction.shape[1:]), direction, self._rng(g.device))
+            term = Term(direction, shared, None)
+            if self.reading.gradient == "detached":
+                term.perturbation = self._form(name, term)
+            terms[name] = term
+        return terms
+
+    def _rng(self, device: torch.device) -> torch.Generator:
+        if self._generator is None or self._generator.device != device:
+            self._generator = torch.Generator(device).manual_seed(self.seed)
+        return self._generator
+
+    def reset(self) -> None:
+        """Back to t = 0: the next batch goes unperturbed. The generator goes on."""
+        self._terms, self._tap = {}, None
+
+    @property
+    def perturbations(self) -> dict[str, Tensor]:
+        """R^t by layer, (n, out) or (1, out), as the next block would add it; empty at t = 0."""
+        with torch.no_grad():
+            return {
+                name: self._form(name, term) if term.perturbation is None else term.perturbation
+                for name, term in self._terms.items()
+            }
+
+    # State -----------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """R, the generator's state and the count of skipped batches: tensors, numbers and None alone."""
+        return {
+            "terms": {
+                name: {"direction": term.direction, "eps": term.eps, "perturbation": term.perturbation}
+                for name, term in self._terms.items()
+            },
+            "generator": None if self._generator is None else self._generator.get_state(),
+            "device": None if self._generator is None else str(self._generator.device),
+            "skipped": self.skipped,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Resume from `state_dict()`. Raises SiteError where it is of an adversary on other layers."""
+        if state["terms"] and set(state["terms"]) != set(self.layers):
+            raise SiteError(f"state of layers {', '.join(state['terms'])}; this adversary perturbs {', '.join(self.layers)}")
+        self._terms = {name: Term(**term) for name, term in state["terms"].items()}
+        self._generator = None
+        if state["generator"] is not None:
+            self._generator = torch.Generator(state["device"])
+            self._generator.set_state(state["generator"])
+        self.skipped = state["skipped"]
+        self._tap = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LayerwiseAdversary:
+        if self._inside:
+            raise PerturbationError("deepcopy inside the block would copy its hooks; leave the block first")
+        twin = LayerwiseAdversary(copy.deepcopy(self.model, memo), self.layers, self.law, self.reading, seed=self.seed)
+        memo[id(self)] = twin
+        twin.load_state_dict(copy.deepcopy(self.state_dict(), memo))
+        return twin

@@ -1,0 +1,266 @@
+"""A run file with its grid becomes named cells: the one place where rows, scales and overrides meet.
+
+A run file is complete: it says the dataset, the schedule, the scales (model, width, epochs, seeds, cells) and, for
+studies, the variants (base rows and axes of overrides). Everything wrong in it is an error before any compute.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lat import sources
+from lat.cells import Cell, CellError, Law, Reading, Schedule
+
+ROOT = Path(__file__).resolve().parents[1]
+ROW_KEYS = (
+    "method",
+    "layers",
+    "law",
+    "radius",
+    "draw",
+    "form",
+    "scope",
+    "pairing",
+    "gradient",
+    "at",
+    "reset",
+    "input_law",
+    "input_radius",
+    "input_draw",
+    "mix",
+)
+SCALE_KEYS = ("model", "width", "epochs")
+SCHEDULE_KEYS = ("batch", "lr", "momentum", "weight_decay", "schedule")
+ABSENT = "-"
+
+
+class RunError(ValueError):
+    """A run file, grid or name in them that does not fit; the message names the key, the value and the mend."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A named cell of a run at one scale, and its seeds 0 … seeds - 1. `overrides` is what a variant changed in `base`."""
+
+    name: str
+    scale: str
+    cell: Cell
+    seeds: int
+    base: str
+    overrides: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A resolved run: the run file's values, its entries, and the attacks' settings by name."""
+
+    config: Mapping[str, Any]
+    entries: tuple[Entry, ...]
+    attacks: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def name(self) -> str:
+        return str(self.config["name"])
+
+    @property
+    def part(self) -> str:
+        """The part of the dataset that is attacked: `test`, or `validation` in a study that selects."""
+        return str(self.config["evaluate"])
+
+    def cells_of(self, *tables: str) -> set[str]:
+        """The names of the cells that stand in the given tables of the paper, in any reading."""
+        listed = yaml.safe_load((ROOT / self.config["tables"]["file"]).read_text())["tables"]
+        rows = [row for table in listed if table["id"] in tables for row in [*table["rows"], *table["extra"]]]
+        return {row[key] for row in rows for key in ("cell", "best") if row.get(key)}
+
+    def entry(self, label: str) -> Entry:
+        """The entry that `label` means: a slug, `name@scale`, or a name that stands at one scale. Raises RunError otherwise."""
+        name, _, scale = label.partition("@")
+        found = [e for e in self.entries if label == e.cell.slug or (e.name == name and scale in ("", e.scale))]
+        if not found:
+            known = ", ".join(dict.fromkeys(f"{e.name}@{e.scale}" for e in self.entries))
+            raise RunError(f"cell: {label!r} is not in run {self.name!r}; it has {known}")
+        if len(found) > 1:
+            raise RunError(f"cell: {label!r} stands at several scales; write {name}@{found[0].scale} or {name}@{found[1].scale}")
+        return found[0]
+
+    def sources(self, entry: Entry, step: str) -> str:
+        """The digest of the code that decides a step for an entry."""
+        cell = entry.cell
+        kinds = [str(attack["kind"]) for attack in self.attacks.values()]
+        return sources.digest(step, {cell.model, *(cell.methods if step == "train" else kinds)})
+
+    def settings(self, step: str) -> dict[str, Any]:
+        """What decides a step's result beside the cell and the code: for attacks, the part and every attack's settings."""
+        return {"part": self.part, "attacks": dict(self.attacks)} if step == "attack" else {}
+
+
+def load(source: str | Path | Mapping[str, Any]) -> Run:
+    """The run that a file, a JSON object in a string, or a mapping describes; paths in it are relative to the project.
+
+    Raises RunError or CellError for whatever does not fit, naming the key.
+    """
+    config = _read(source)
+    _check(config, "run")
+    rows = read_rows(ROOT / config["grid"])
+    attacks = _attacks(config)
+    entries: dict[tuple[str, str], Entry] = {}
+    for scale in config["scales"]:
+        names = list(rows) if scale["cells"] == "all" else scale["cells"]
+        for name in names:
+            _add(entries, config, rows, scale, name, {})
+    for variant in config["variants"]:
+        for scale in _named_scales(config, variant["scales"]):
+            for base, *choice in itertools.product(variant["bases"], *variant["axes"]):
+                overrides = {key: value for part in choice for key, value in part.items()}
+                _add(entries, config, rows, scale, base, overrides, variant["suffix"])
+    return Run(config, tuple(entries.values()), attacks)
+
+
+def read_rows(path: Path) -> dict[str, dict[str, str]]:
+    """The grid's rows by name, without the comment column. Raises RunError naming the file, the line and the column."""
+    with path.open(newline="") as stream:
+        reader = csv.DictReader(stream, delimiter="\t")
+        expected = ["cell", *ROW_KEYS, "comment"]
+        if reader.fieldnames != expected:
+            wrong = sorted(set(reader.fieldnames or ()) ^ set(expected)) or ["order"]
+            raise RunError(f"{path.name}: column {wrong[0]!r} is missing, unknown or out of order; the header is {' '.join(expected)}")
+        rows: dict[str, dict[str, str]] = {}
+        for number, row in enumerate(reader, start=2):
+            if None in row or None in row.values():
+                raise RunError(f"{path.name}, line {number}: {len(expected)} columns are needed, separated by tabs; use {ABSENT!r} for none")
+            name = row.pop("cell")
+            del row["comment"]
+            if name in rows:
+                raise RunError(f"{path.name}, line {number}: cell {name!r} stands twice; give it another name")
+            rows[name] = row
+    return rows
+
+
+def resolve(row: Mapping[str, Any], config: Mapping[str, Any], scale: Mapping[str, Any], overrides: Mapping[str, Any]) -> Cell:
+    """The cell of a grid row under a run file, a scale and overrides; what does not apply to its method is left out."""
+    values = {**config["schedule"], **{key: scale[key] for key in SCALE_KEYS}, **row, **overrides}
+    method = str(values["method"])
+    layerwise = "layerwise" in method.split("+")
+    conventional = bool(set(method.split("+")) - {"standard", "layerwise"}) and values["input_law"] != ABSENT
+    return Cell(
+        dataset=config["dataset"],
+        model=values["model"],
+        width=values["width"],
+        method=method,
+        layers=tuple(str(values["layers"]).split(",")) if layerwise else (),
+        law=_law(values["law"], values["radius"], values["draw"], "radius") if layerwise else None,
+        reading=Reading(**{key: values[key] for key in ("form", "scope", "pairing", "gradient", "at", "reset")}) if layerwise else None,
+        input_law=_law(values["input_law"], values["input_radius"], values["input_draw"], "input_radius") if conventional else None,
+        mix=conventional and _flag("mix", values["mix"]),
+        schedule=Schedule(epochs=values["epochs"], **{key: values[key] for key in SCHEDULE_KEYS}),
+        train=config["train"],
+        part=config["part"],
+    )
+
+
+def _law(kind: str, radius: object, draw: str, key: str) -> Law:
+    try:
+        return Law(kind, float(str(radius)), draw)
+    except ValueError as error:
+        if isinstance(error, CellError):
+            raise
+        raise RunError(f"{key}: {radius!r} is no number; write one such as 0.1") from error
+
+
+def _flag(key: str, value: object) -> bool:
+    flags = {"yes": True, "no": False, ABSENT: False, True: True, False: False}
+    if value not in flags:
+        raise RunError(f"{key}: {value!r} is neither yes nor no; write one of them")
+    return flags[value]  # type: ignore[index]
+
+
+def _add(
+    entries: dict[tuple[str, str], Entry],
+    config: Mapping[str, Any],
+    rows: Mapping[str, Mapping[str, str]],
+    scale: Mapping[str, Any],
+    base: str,
+    overrides: Mapping[str, Any],
+    suffix: str | None = None,
+) -> None:
+    """Adds the entry unless an equal cell stands at the scale under that base already (an override that does not bite).
+
+    An override reaches only the rows that have its column; the entry is called by `suffix` or else by its overrides.
+    """
+    if base not in rows:
+        raise RunError(f"cells: {base!r} is no row of {config['grid']}; it has {', '.join(rows)}")
+    known = {*ROW_KEYS, *SCALE_KEYS, *SCHEDULE_KEYS}
+    if unknown := sorted(set(overrides) - known):
+        raise RunError(f"variants: {unknown[0]!r} cannot be overridden; use one of {', '.join(sorted(known))}")
+    name = base + ("".join(f" {key}={value}" for key, value in overrides.items()) if suffix is None else suffix)
+    overrides = {key: value for key, value in overrides.items() if rows[base].get(key) != ABSENT}
+    try:
+        cell = resolve(rows[base], config, scale, overrides)
+    except CellError as error:
+        raise CellError(f"cell {name!r}: {error}") from error
+    _registered("lat.models", "model", cell.model)
+    for part in cell.methods:
+        _registered("lat.defences", "method", part)
+    if suffix is None and any(e.cell == cell and e.scale == scale["name"] and e.base == base for e in entries.values()):
+        return
+    key = (name, scale["name"])
+    if key in entries:
+        raise RunError(f"cells: {name!r} stands twice at scale {scale['name']!r}; name it once")
+    entries[key] = Entry(name, scale["name"], cell, scale["seeds"], base, dict(overrides))
+
+
+def _registered(package: str, key: str, name: str) -> None:
+    known = sources.registered(package)
+    if name not in known:
+        raise RunError(f"{key}: {name!r} is not known; use one of {', '.join(known)}, or add it to {package}")
+
+
+def _named_scales(config: Mapping[str, Any], names: Sequence[str]) -> list[Mapping[str, Any]]:
+    by_name = {scale["name"]: scale for scale in config["scales"]}
+    if missing := [name for name in names if name not in by_name]:
+        raise RunError(f"variants: scale {missing[0]!r} is not among the scales {', '.join(by_name)}")
+    return [by_name[name] for name in names]
+
+
+def _attacks(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    settings = yaml.safe_load((ROOT / config["attacks"]["file"]).read_text())
+    _check(settings, "attacks")
+    available: Mapping[str, Mapping[str, Any]] = settings.get("attacks", settings)
+    names = config["attacks"]["names"]
+    if missing := [name for name in names if name not in available]:
+        raise RunError(f"attacks: {missing[0]!r} is not in {config['attacks']['file']}; it has {', '.join(available)}")
+    return {name: available[name] for name in names}
+
+
+def _read(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
+    if isinstance(source, Mapping):
+        return dict(source)
+    text = str(source)
+    if text.lstrip().startswith("{"):
+        return dict(json.loads(text))
+    try:
+        found = yaml.safe_load(Path(text).read_text())
+    except FileNotFoundError as error:
+        raise RunError(f"config: {text} does not exist; give a run file such as config/quick.yaml") from error
+    if not isinstance(found, dict):
+        raise RunError(f"config: {text} is no mapping of keys; see config/quick.yaml")
+    return found
+
+
+def _check(values: object, schema: str) -> None:
+    """Raises RunError with the first violation of workflow/schemas/<schema>.schema.yaml, by its key."""
+    from jsonschema import Draft202012Validator
+
+    validator = Draft202012Validator(yaml.safe_load((ROOT / f"workflow/schemas/{schema}.schema.yaml").read_text()))
+    for error in sorted(validator.iter_errors(values), key=lambda e: list(map(str, e.path))):
+        place = ".".join(map(str, error.path)) or "top level"
+        raise RunError(f"{schema} file, {place}: {error.message}; see workflow/schemas/{schema}.schema.yaml")

@@ -1,0 +1,147 @@
+"""Sites: where a network can be perturbed, and how its layers' outputs are captured and changed, always undone.
+
+A *site* is the output of one fully connected layer before its activation. `Tap` hooks sites for the length of a
+block; `chain` orders the layers of a network that is a chain, for perturbations that start at an earlier layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import NoReturn, Self
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional
+
+PERTURBABLE = (nn.Linear,)
+PASSED_UNCHANGED = (nn.ReLU, nn.Flatten, nn.Identity, nn.Dropout)
+FUNCTIONS_PASSED = (torch.relu, functional.relu, torch.flatten)
+METHODS_PASSED = ("relu", "flatten")
+
+
+class SiteError(ValueError):
+    """A name that is no perturbable layer, or a network whose layers cannot be hooked or chained as asked."""
+
+
+def layer(model: nn.Module, name: str) -> nn.Linear:
+    """The fully connected layer `name` of `model`.
+
+    Raises SiteError for a name that is no layer (listing those there are) or is a layer of another kind (naming it).
+    """
+    modules = dict(model.named_modules())
+    known = [key for key, module in modules.items() if isinstance(module, PERTURBABLE)]
+    if name not in modules or not name:
+        raise SiteError(f"layers: {name!r} is no layer of {type(model).__name__}; it has {', '.join(known) or 'none to perturb'}")
+    module = modules[name]
+    if not isinstance(module, nn.Linear):
+        raise SiteError(f"layers: {name!r} is a {type(module).__name__}, which cannot be perturbed; name one of {', '.join(known)}")
+    return module
+
+
+def refuse_compiled(model: nn.Module) -> None:
+    """Raises SiteError where `model` or a part of it is compiled: compiled code runs without the hooks."""
+    for name, module in model.named_modules():
+        if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
+            place = f"module {name!r}" if name else type(model).__name__
+            raise SiteError(f"{place} is compiled by torch.compile, which drops hooks; give the module it was compiled from")
+
+
+def chain(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The modules of `model` in the order of its forward pass, which must be a chain: each feeds the next alone.
+
+    Functional ReLU and flatten are passed over; they have no module to hook. Raises SiteError naming the module or
+    operation that is not a fully connected layer, ReLU, flatten, dropout or identity, or that breaks the chain.
+    """
+    try:
+        graph = fx.symbolic_trace(model).graph
+    except Exception as error:  # fx raises whatever the traced forward raises
+        raise SiteError(f"{type(model).__name__} cannot be traced ({error}); use scope 'local'") from error
+    modules = dict(model.named_modules())
+    found: list[tuple[str, nn.Module]] = []
+    previous: fx.Node | None = None
+    for node in graph.nodes:
+        if node.op in ("placeholder", "output") and (previous is None or node.op == "output"):
+            previous = node
+            continue
+        if node.all_input_nodes != [previous]:
+            raise SiteError(f"{node.name!r} does not take the output of the module before it alone; use scope 'local'")
+        if node.op == "call_module":
+            module = modules[str(node.target)]
+            if not isinstance(module, (*PERTURBABLE, *PASSED_UNCHANGED)):
+                raise SiteError(f"{node.target!r} is a {type(module).__name__}, which radii cannot pass; use scope 'local'")
+            found.append((str(node.target), module))
+        elif not (node.target in FUNCTIONS_PASSED or (node.op == "call_method" and node.target in METHODS_PASSED)):
+            raise SiteError(f"{node.name!r} ({node.target}) is an operation that radii cannot pass; use scope 'local'")
+        previous = node
+    names = [name for name, _ in found]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise SiteError(f"layers: {min(twice)!r} is called twice in one forward pass; a perturbation needs one call")
+    return found
+
+
+def activation_after(order: Sequence[tuple[str, nn.Module]], name: str) -> str:
+    """The name of the ReLU module that follows layer `name` in a `chain`; `name` itself for the last layer.
+
+    Raises SiteError where an activation follows that is no module and cannot be hooked.
+    """
+    names = [entry for entry, _ in order]
+    for follower, module in order[names.index(name) + 1 :]:
+        if isinstance(module, nn.ReLU):
+            return follower
+        if isinstance(module, PERTURBABLE):
+            raise SiteError(f"layers: no ReLU module follows {name!r}; write it as nn.ReLU, or take the gradient at 'output'")
+    return name
+
+
+class Tap:
+    """While its block lasts, changes the outputs of named modules and records the gradients that reach them.
+
+    `change(name, y)` returns what is added to the output y (n, out) of module `name`, or None for nothing. `outputs`
+    holds the changed outputs, and `gradients` what backward passes through them have summed up, also after the block.
+    Modules in eval mode are left alone. The hooks are gone when the block ends, whatever was raised in it.
+    """
+
+    def __init__(self, modules: Mapping[str, nn.Module], change: Callable[[str, Tensor], Tensor | None]) -> None:
+        self.modules = modules
+        self.change = change
+        self.outputs: dict[str, Tensor] = {}
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+
+    def __enter__(self) -> Self:
+        for name, module in self.modules.items():
+            self._handles.append(module.register_forward_hook(_Hook(self, name)))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        while self._handles:
+            self._handles.pop().remove()
+
+    @property
+    def gradients(self) -> dict[str, Tensor]:
+        """dL/dy (n, out) by module, of those that a backward pass has reached."""
+        return {name: y.grad for name, y in self.outputs.items() if y.requires_grad and y.grad is not None}
+
+
+class _Hook:
+    """The forward hook of one site; an object, so that a copy of the hooked module can be refused."""
+
+    def __init__(self, tap: Tap, name: str) -> None:
+        self.tap = tap
+        self.name = name
+
+    def __call__(self, module: nn.Module, _: object, y: Tensor) -> Tensor | None:
+        if not module.training:
+            return None
+        tap, name = self.tap, self.name
+        if name in tap.outputs:
+            raise SiteError(f"layers: {name!r} was called twice inside one block; a perturbation needs one forward pass")
+        change = tap.change(name, y)
+        changed = y if change is None else y + change.to(y.dtype)
+        tap.outputs[name] = changed
+        if changed.requires_grad:
+            changed.retain_grad()
+        return changed
+
+    def __deepcopy__(self, memo: object) -> NoReturn:
+        raise SiteError("deepcopy inside the block would copy its hooks; leave the block first")

@@ -1,0 +1,34 @@
+"""Fixtures that several test folders share: the real data, and one prepared copy of them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from lat import data
+
+settings.register_profile("dev", max_examples=25, deadline=None)
+settings.register_profile("ci", max_examples=60, deadline=None, derandomize=True)
+settings.register_profile("thorough", max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+
+@pytest.fixture(scope="session")
+def mirror() -> Path:
+    """The directory that stands in for the download hosts: LAT_DATA_MIRROR, else ``../shared/data``."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    place = Path(os.environ.get("LAT_DATA_MIRROR") or beside)
+    if not (place / "manifest.json").is_file():
+        pytest.skip(f"NO REAL DATA: {place} holds no manifest.json; set LAT_DATA_MIRROR to a directory that does")
+    return place
+
+
+@pytest.fixture(scope="session")
+def data_root(mirror: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which MNIST is prepared, once for the whole session."""
+    root = tmp_path_factory.mktemp("data")
+    data.prepare("mnist", root, str(mirror))
+    return root

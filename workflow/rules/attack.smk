@@ -1,0 +1,17 @@
+rule attack:
+    """Every attack of the run on one trained cell and seed: verdicts by image, and their record."""
+    input:
+        ancient(rules.prepare.output),
+        weights=weights_unless_kept,
+    output:
+        record=FOLDER.root / "records/{slug}/seed{seed}.attack.json",
+        verdicts=FOLDER.root / "verdicts/{slug}/seed{seed}.npz",
+    log:
+        FOLDER.root / "logs/{slug}.seed{seed}.attack.log",
+    benchmark:
+        FOLDER.root / "benchmarks/{slug}.seed{seed}.attack.tsv"
+    params:
+        sources=lambda wildcards: RUN.sources(RUN.entry(wildcards.slug), "attack"),
+        settings=json.dumps(RUN.settings("attack"), sort_keys=True),
+    shell:
+        "{LAT} attack --config {CONFIG} --cell {wildcards.slug} --seed {wildcards.seed} > {log} 2>&1"

@@ -1,0 +1,42 @@
+"""The resolved run, and where its files lie. Everything wrong in the run file is an error here, before any job."""
+
+import json
+import sys
+
+from lat import collection, runs
+from lat.ledger import atomic
+
+RUN = runs.load(config)
+FOLDER = collection.Folder(Path("results") / RUN.name)
+REPORT = f"reports/{RUN.name}.pdf"
+LAT = Path(sys.executable).with_name("lat")
+
+# The run as it was merged, for the jobs' commands: they can be copied from a log and run by hand.
+CONFIG = FOLDER.root / "config.json"
+_merged = json.dumps(config, indent=1, sort_keys=True) + "\n"
+if not CONFIG.exists() or CONFIG.read_text() != _merged:
+    with atomic(CONFIG) as temporary:
+        temporary.write_text(_merged)
+
+
+wildcard_constraints:
+    slug=r"[^/]+",
+    seed=r"\d+",
+
+
+def job_files(entries, *steps):
+    """The records of the given entries and steps, all seeds."""
+    return [FOLDER.record(entry, seed, step) for entry in entries for seed in range(entry.seeds) for step in steps]
+
+
+def entries_of_tables(*tables):
+    """The entries that stand in the given tables of the paper, each once."""
+    return [entry for entry in RUN.entries if entry.base in RUN.cells_of(*tables)]
+
+
+def weights_unless_kept(wildcards):
+    """The weights to attack; none where an imported record has what the run asks for and its weights were not kept."""
+    entry = RUN.entry(wildcards.slug)
+    if collection.needs_weights(RUN, FOLDER, entry, int(wildcards.seed)):
+        return FOLDER.weights(entry, int(wildcards.seed))
+    return []

@@ -1,0 +1,15 @@
+rule train:
+    """One cell from one seed: weights, and the record that says how they came about."""
+    input:
+        ancient(rules.prepare.output),
+    output:
+        weights=FOLDER.root / "weights/{slug}/seed{seed}.safetensors",
+        record=FOLDER.root / "records/{slug}/seed{seed}.train.json",
+    log:
+        FOLDER.root / "logs/{slug}.seed{seed}.train.log",
+    benchmark:
+        FOLDER.root / "benchmarks/{slug}.seed{seed}.train.tsv"
+    params:
+        sources=lambda wildcards: RUN.sources(RUN.entry(wildcards.slug), "train"),
+    shell:
+        "{LAT} train --config {CONFIG} --cell {wildcards.slug} --seed {wildcards.seed} > {log} 2>&1"
