@@ -11,8 +11,7 @@ SNAKEMAKE := $(BIN)/snakemake --cores all --resources gpu=2
 .PHONY: help install report mnist report-reference test lint clean
 
 help:  ## this list
-	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | while IFS="$$(printf '\t')" read -r name what; do \
-	    printf '  make %-18s %s\n' "$$name" "$$what"; done
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 install: $(STAMP)  ## prepare .venv with the pinned versions (once)
 

@@ -40,7 +40,8 @@ def _positive(key: str, value: object, *, zero: bool = False) -> None:
 
 @dataclass(frozen=True)
 class Law:
-    """Law of epsilon: the constant `radius`, or N(0, radius) with `radius` the standard deviation, or its absolute value.
+    """Law of epsilon: the constant `radius`, or N(0, radius) with `radius` the standard deviation, or its absolute
+    value.
 
     `draw` says what shares one draw: the whole batch, one sample, or one element of the perturbation.
     """
@@ -112,7 +113,8 @@ class Cell:
     """One point of the grid: dataset, network, method and schedule, with every choice that changes the result.
 
     `method` is `standard`, another method of `lat.defences`, `layerwise`, or another one and `layerwise` joined by "+".
-    `law` and `reading` belong to the layers' perturbation, `input_law` and `mix` to the other method's perturbed inputs.
+    `law` and `reading` belong to the layers' perturbation, `input_law` and `mix` to the other method's perturbed
+    inputs.
     `train` is the number of training images used (None: all); `part` is `fit` where the validation split is held out.
     """
 
@@ -136,13 +138,17 @@ class Cell:
         if not all(self.method.split("+")) or len(others) > 1 or len(set(self.methods)) != len(self.methods):
             raise CellError(f"method: {self.method!r} joins more than one method and 'layerwise'; leave one out")
         if self.layerwise and not (self.layers and self.law and self.reading):
-            raise CellError(f"layers: {self.layers!r} with method {self.method!r}: name at least one layer, a law and a reading")
+            raise CellError(
+                f"layers: {self.layers!r} with method {self.method!r}: name at least one layer, a law and a reading"
+            )
         if not self.layerwise and (self.layers or self.law or self.reading):
             raise CellError(f"layers: {self.layers!r} need method 'layerwise', not {self.method!r}")
         if len(set(self.layers)) != len(self.layers):
             raise CellError(f"layers: {self.layers!r} names a layer twice")
         if (self.input_law or self.mix) and not others:
-            raise CellError(f"input_law: {self.input_law}, mix: {self.mix}; method {self.method!r} perturbs no inputs, leave them out")
+            raise CellError(
+                f"input_law, mix: method {self.method!r} perturbs no inputs; leave {self.input_law} and {self.mix} out"
+            )
 
     @property
     def methods(self) -> tuple[str, ...]:

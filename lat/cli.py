@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lat.collection import Folder
     from lat.experiment import Job
+    from lat.ledger import Figure
     from lat.runs import Entry, Run
+    from lat.training import Epoch
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -50,7 +52,9 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="lat", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     subcommands = top.add_subparsers(dest="name", required=True, metavar="command")
 
-    def add(name: str, command: Command, summary: str, *, run: bool = True, job: bool = False) -> argparse.ArgumentParser:
+    def add(
+        name: str, command: Command, summary: str, *, run: bool = True, job: bool = False
+    ) -> argparse.ArgumentParser:
         sub = subcommands.add_parser(name, help=summary, description=summary)
         sub.set_defaults(command=command)
         if run:
@@ -103,7 +107,7 @@ def train(options: argparse.Namespace) -> int:
     epochs = entry.cell.schedule.epochs
     with tqdm(total=epochs, unit="epoch", disable=None, desc=f"{entry.name}@{entry.scale}") as bar:
 
-        def report(epoch: experiment.training.Epoch) -> None:
+        def report(epoch: Epoch) -> None:
             bar.update()
             bar.set_postfix(loss=f"{epoch.loss:.4f}", clean=f"{epoch.clean_accuracy:.4f}")
 
@@ -113,8 +117,7 @@ def train(options: argparse.Namespace) -> int:
             folder.record(entry, options.seed, "train"),
             report,
         )
-    for figure in record.figures:
-        print(f"{figure.metric} {figure.value:.6g}")
+    _print_figures(record.figures)
     print(f"status {record.status}")
     return 0
 
@@ -124,7 +127,9 @@ def attack(options: argparse.Namespace) -> int:
 
     run = _run(options)
     if bool(options.cell) == bool(options.weights):
-        raise RunError("cell: give either --cell, for a cell of the run, or --weights with --model, --width and --dataset")
+        raise RunError(
+            "cell: give either --cell, for a cell of the run, or --weights with --model, --width and --dataset"
+        )
     return _attack_checkpoint(options, run) if options.weights else _attack_cell(options, run)
 
 
@@ -140,8 +145,7 @@ def _attack_cell(options: argparse.Namespace, run: Run) -> int:
         folder.record(entry, options.seed, "attack"),
         folder.verdicts(entry, options.seed),
     )
-    for figure in record.figures:
-        print(f"{figure.attack or 'clean'} {figure.metric} {figure.value:.6g}")
+    _print_figures(record.figures)
     print(f"status {record.status}")
     return 0
 
@@ -152,12 +156,14 @@ def _attack_checkpoint(options: argparse.Namespace, run: Run) -> int:
     for key in ("model", "width", "dataset"):
         if getattr(options, key) is None:
             raise RunError(f"{key}: missing; --weights needs --model, --width and --dataset")
-    from lat import experiment
+    from lat import data, experiment
 
-    for line in experiment.attack_checkpoint(
-        options.weights, options.model, options.width, options.dataset, run.attacks, run.part, options.data, options.seed
-    ):
-        print(line, flush=True)
+    data.prepare(options.dataset, options.data, run.config["mirror"])
+    network = (options.model, options.width)
+    figures = experiment.attack_checkpoint(
+        options.weights, network, options.dataset, run.part, run.attacks, options.data, options.seed
+    )
+    _print_figures(figures)
     return 0
 
 
@@ -198,6 +204,12 @@ def restore(options: argparse.Namespace) -> int:
     return 1 if differences else 0
 
 
+def _print_figures(figures: Iterable[Figure]) -> None:
+    for figure in figures:
+        over = "" if figure.n is None else f" (n = {figure.n})"
+        print(f"{figure.attack or '-':<14} {figure.metric:<16} {figure.value:.6g}{over}")
+
+
 def _run(options: argparse.Namespace) -> Run:
     from lat import runs
 
@@ -215,7 +227,9 @@ def _job(options: argparse.Namespace, run: Run, entry: Entry, step: str) -> Job:
     from lat.runs import RunError
 
     if not 0 <= options.seed < entry.seeds:
-        raise RunError(f"seed: {options.seed} of cell {entry.name!r}; the run has seeds 0 to {entry.seeds - 1} at scale {entry.scale!r}")
+        raise RunError(
+            f"seed: {options.seed} of cell {entry.name!r}; {entry.scale!r} has seeds 0 to {entry.seeds - 1}"
+        )
     return Job(entry.cell, options.seed, entry.name, entry.scale, run.sources(entry, step), options.data)
 
 

@@ -60,12 +60,16 @@ def checked(run: Run, entry: Entry, step: str, record: Record, path: Path) -> Re
     """The record under the run's own name and scale. Raises LedgerError where it is not what the run asks for."""
     mend = f"delete {path} and run its job again"
     if record.cell != entry.cell or record.step != step:
-        raise LedgerError(f"{path}: a record of {record.cell.slug}, {record.step}; {entry.cell.slug}, {step} is asked for; {mend}")
+        raise LedgerError(
+            f"{path}: a record of {record.cell.slug}, {record.step}; {entry.cell.slug}, {step} is asked for; {mend}"
+        )
     if record.settings != run.settings(step):
         raise LedgerError(f"{path}: settings {record.settings}; {run.settings(step)} are asked for; {mend}")
     expected = run.sources(entry, step)
     if not record.imported and record.sources != expected:
-        raise LedgerError(f"{path}: made by code with digest {record.sources[:8]}; the code's is {expected[:8]}; {mend}")
+        raise LedgerError(
+            f"{path}: made by code with digest {record.sources[:8]}; the code's is {expected[:8]}; {mend}"
+        )
     return dataclasses.replace(record, name=entry.name, scale=entry.scale)
 
 
@@ -82,7 +86,9 @@ def _check_weights(records: list[Record], folder: Folder) -> None:
 
 
 def needs_weights(run: Run, folder: Folder, entry: Entry, seed: int) -> bool:
-    """Whether the attack of (entry, seed) needs the weights: not where its record was imported and is what the run asks for."""
+    """Whether the attack of (entry, seed) needs the weights: not where its record was imported and is what the run
+    asks for.
+    """
     if folder.weights(entry, seed).exists():
         return True
     path = folder.record(entry, seed, "attack")
@@ -93,7 +99,8 @@ def needs_weights(run: Run, folder: Folder, entry: Entry, seed: int) -> bool:
 
 
 def export(run: Run, folder: Folder, target: Path) -> int:
-    """Copy a collected run to `target`: ledger, records, verdicts, and the weights that its scales keep. Returns their number.
+    """Copy a collected run to `target`: ledger, records, verdicts, and the weights that its scales keep. Returns
+    their number.
 
     Files that are there already with the same bytes are left alone.
     """
@@ -116,7 +123,8 @@ def export(run: Run, folder: Folder, target: Path) -> int:
 
 
 def restore(run: Run, source: Path, folder: Folder) -> tuple[int, int]:
-    """Put the records of an exported run back, marked imported: weights and verdicts first, then the record of each job.
+    """Put the records of an exported run back, marked imported: weights and verdicts first, then the record of each
+    job.
 
     Returns how many records were put back and how many were left out because the run does not ask for them. A record
     that the folder has already stays. Raises LedgerError where a file's digest is not its record's; data must be
@@ -137,13 +145,13 @@ def restore(run: Run, source: Path, folder: Folder) -> tuple[int, int]:
             "weights": (exported.weights(entry, record.seed), folder.weights(entry, record.seed)),
             "verdicts": (exported.verdicts(entry, record.seed), folder.verdicts(entry, record.seed)),
         }
-        for key in ("weights",) if record.step == "train" else ("verdicts",):
-            origin, target = pairs[key]
-            if origin.exists():
-                _expect(origin, record.inputs[key])
-                _copy(origin, target)
-            elif key == "verdicts":
-                raise LedgerError(f"{origin}: missing beside its record; restore the file")
+        key = "weights" if record.step == "train" else "verdicts"
+        origin, target = pairs[key]
+        if origin.exists():
+            _expect(origin, record.inputs[key])
+            _copy(origin, target)
+        elif record.step == "attack":
+            raise LedgerError(f"{origin}: missing beside its record; restore the file")
         dataclasses.replace(record, imported=True).write(path)
         put += 1
     return put, left

@@ -120,7 +120,8 @@ def scalar_difference(w_1: Tensor, b_1: Tensor, w_2: Tensor, x: Tensor, r: Tenso
 
 
 def scalar_difference_by_cases(w_1: Tensor, b_1: Tensor, w_2: Tensor, x: Tensor, r: Tensor) -> Tensor:
-    """Eq. (13), as printed, for scalars: |w_2||w_1||r| with three signs where x > -b_1/w_1 + |r|, 0 where x < -b_1/w_1 - |r|.
+    """Eq. (13), as printed, for scalars: |w_2||w_1||r| with three signs where x > -b_1/w_1 + |r|, 0 where x <
+    -b_1/w_1 - |r|.
 
     NaN in the band between the two cases, of which the equation says nothing.
     """

@@ -112,7 +112,9 @@ def worst_case(verdicts: Mapping[str, Booleans], names: Iterable[str]) -> Boolea
         raise ValueError(f"{missing[0]}: no verdicts of this attack; there are {', '.join(verdicts) or 'none'}")
     counts = {name: len(verdicts[name]) for name in names}
     if len(set(counts.values())) > 1:
-        raise ValueError(f"names: the attacks ran on different numbers of images, {counts}; name attacks on the same images")
+        raise ValueError(
+            f"names: the attacks ran on different numbers of images, {counts}; name attacks on the same images"
+        )
     return np.logical_and.reduce([verdicts[name] for name in names])
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import math
+import pickle
 import platform
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,8 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from lat import attacks, data, evaluation, models, training
-from lat.cells import Cell, own_seed
-from lat.ledger import Figure, LedgerError, Record, atomic
+from lat.cells import Cell, own_seed, seed_for
+from lat.collection import Folder, jobs
+from lat.ledger import Figure, LedgerError, Record, atomic, read_records
+from lat.runs import Run
 
 WORST_CASE = ("fgsm", "ifgsm", "pgd", "eot", "cw")
 VERSIONED = ("lat", "torch", "numpy", "scikit-learn", "safetensors")
@@ -43,14 +47,18 @@ def prepare_torch() -> None:
     torch.use_deterministic_algorithms(True)
 
 
-def train(job: Job, weights: Path, record: Path, report: Callable[[training.Epoch], None] = lambda epoch: None) -> Record:
+def train(
+    job: Job, weights: Path, record: Path, report: Callable[[training.Epoch], None] = lambda epoch: None
+) -> Record:
     """Train the job's cell; writes the weights (safetensors) and then the record, each atomically."""
     prepare_torch()
     started = time.perf_counter()
     train_set = data.load(job.cell.dataset, job.cell.part, job.data_root, job.cell.train)
     test_part = "test" if job.cell.part == "train" else "validation"
     test_set = data.load(job.cell.dataset, test_part, job.data_root)
-    result = training.fit(job.cell, job.seed, data.tensors(train_set), data.tensors(test_set), train_set.classes, report)
+    result = training.fit(
+        job.cell, job.seed, data.tensors(train_set), data.tensors(test_set), train_set.classes, report
+    )
     with atomic(weights) as temporary:
         safetensors.torch.save_file(contiguous(result.model.state_dict()), temporary)
     last = result.epochs[-1]
@@ -86,7 +94,7 @@ def attack(
     prepare_torch()
     started = time.perf_counter()
     images = data.load(job.cell.dataset, part, job.data_root)
-    model = load_weights(job.cell, weights, images.shape, images.classes)
+    model = load_weights((job.cell.model, job.cell.width), weights, images.shape, images.classes)
     x, y = data.tensors(images)
     found = evaluation.evaluate(model, x, y, attacks.from_settings(settings), own_seed(job.cell, job.seed, "attacks"))
     evaluation.save_verdicts(verdicts, found)
@@ -105,7 +113,9 @@ def attack(
 
 
 def attack_figures(found: evaluation.Evaluation) -> list[Figure]:
-    """The figures of an evaluation: accuracy or distances by attack, the worst case over the fixed attacks, wall times."""
+    """The figures of an evaluation: accuracy or distances by attack, the worst case over the fixed attacks, wall
+    times.
+    """
     figures = []
     for name, verdict in found.verdicts.items():
         n = len(verdict)
@@ -127,16 +137,81 @@ def attack_figures(found: evaluation.Evaluation) -> list[Figure]:
     return figures
 
 
-def load_weights(cell: Cell, path: Path, shape: tuple[int, ...], classes: int) -> nn.Module:
-    """The cell's network with the weights of a safetensors file. Raises LedgerError naming the file and what differs."""
-    model = models.build(cell.model, shape, classes, cell.width, seed=0)
+def attack_checkpoint(
+    weights: Path,
+    network: tuple[str, int],
+    dataset: str,
+    part: str,
+    settings: Mapping[str, Mapping[str, Any]],
+    data_root: Path,
+    seed: int,
+) -> list[Figure]:
+    """Attack a checkpoint of one's own: `network` is its (model, width) in `lat.models`; the figures, clean
+    accuracy first.
+
+    Raises LedgerError where the weights are missing or not that network's, DataError where the dataset is not prepared.
+    """
+    prepare_torch()
+    images = data.load(dataset, part, data_root)
+    model = load_weights(network, weights, images.shape, images.classes)
+    x, y = data.tensors(images)
+    found = evaluation.evaluate(
+        model, x, y, attacks.from_settings(settings), seed_for(file_digest(weights), seed, "attacks")
+    )
+    return [Figure("clean_accuracy", float(found.clean.mean()), n=len(found.clean)), *attack_figures(found)]
+
+
+def rederive(run: Run, source: Path, data_root: Path, count: int) -> Iterator[tuple[str, bool]]:
+    """Make `count` records of an exported run again and compare: a line for each, and whether it came out the same.
+
+    A training is the same when its weights are, bit for bit; an attack, whose weights must have been exported, when its
+    verdicts are. Which records follows from their names alone. Another machine or version may differ in last bits.
+    """
+    exported = Folder(source)
+    records = [
+        r for r in read_records(source / "records.jsonl") if (r.cell, r.seed) in {(e.cell, s) for e, s, _ in jobs(run)}
+    ]
+    possible = [r for r in records if r.step == "train" or exported.weights(run.entry(r.cell.slug), r.seed).exists()]
+    chosen = sorted(possible, key=lambda r: seed_for(r.cell.slug, r.seed, r.step))[:count]
+    with tempfile.TemporaryDirectory() as name:
+        for old in chosen:
+            entry, folder = run.entry(old.cell.slug), Folder(Path(name))
+            job = Job(entry.cell, old.seed, entry.name, entry.scale, run.sources(entry, old.step), data_root)
+            path = folder.record(entry, old.seed, old.step)
+            weights = folder.weights(entry, old.seed)
+            if old.step == "train":
+                new = train(job, weights, path)
+                key = "weights"
+            else:
+                exported_weights = exported.weights(entry, old.seed)
+                new = attack(job, run.attacks, run.part, exported_weights, path, folder.verdicts(entry, old.seed))
+                key = "verdicts"
+            equal = new.inputs[key] == old.inputs[key]
+            yield (
+                f"{entry.name}@{entry.scale}, seed {old.seed}, {old.step}: {key} {'equal' if equal else 'differ'}",
+                equal,
+            )
+
+
+def load_weights(network: tuple[str, int], path: Path, shape: tuple[int, ...], classes: int) -> nn.Module:
+    """The network (model, width) with the weights of a safetensors file, or of a torch file that holds tensors alone.
+
+    Raises LedgerError naming the file and what differs.
+    """
+    name, width = network
+    model = models.build(name, shape, classes, width, seed=0)
     try:
-        state = safetensors.torch.load_file(path)
+        if path.suffix == ".safetensors":
+            state = safetensors.torch.load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
         model.load_state_dict(state)
     except FileNotFoundError as error:
-        raise LedgerError(f"{path}: no weights there; train cell {cell.slug} first") from error
-    except (RuntimeError, safetensors.SafetensorError) as error:
-        raise LedgerError(f"{path}: not the weights of {cell.model} at width {cell.width} ({error})") from error
+        raise LedgerError(
+            f"{path}: no weights there; train the cell first, or give the file that holds them"
+        ) from error
+    except (RuntimeError, TypeError, AttributeError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
+        raise LedgerError(f"{path}: not the weights of {name} at width {width} ({error})") from error
     return model
 
 

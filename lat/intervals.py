@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from scipy import stats
+from scipy import special
 
 LEVEL = 0.95
 
@@ -63,7 +63,7 @@ def student_t(values: Sequence[float], level: float = LEVEL) -> Estimate:
     if k < 2:
         raise IntervalError(f"values: {list(values)!r} has no spread; use `binomial` for one seed")
     mean, deviation = _moments(values)
-    half = float(stats.t.ppf((1 + level) / 2, k - 1)) * deviation / math.sqrt(k)
+    half = float(special.stdtrit(k - 1, (1 + level) / 2)) * deviation / math.sqrt(k)
     return Estimate(mean, mean - half, mean + half, "student_t", k)
 
 
@@ -77,8 +77,10 @@ def binomial(fraction: float, n: int, level: float = LEVEL) -> Estimate:
         raise IntervalError(f"fraction: {fraction!r} must lie in [0, 1]; divide the count by n")
     if n < 1:
         raise IntervalError(f"n: {n!r} examples give no interval; give at least 1")
-    found = stats.binomtest(round(fraction * n), n).proportion_ci(level, method="exact")
-    return Estimate(fraction, float(found.low), float(found.high), "binomial", 1, n)
+    count, tail = round(fraction * n), (1 - level) / 2
+    low = float(special.betaincinv(count, n - count + 1, tail)) if count > 0 else 0.0
+    high = float(special.betaincinv(count + 1, n - count, 1 - tail)) if count < n else 1.0
+    return Estimate(fraction, low, high, "binomial", 1, n)
 
 
 def over_seeds(values: Sequence[float], n: int | None, level: float = LEVEL) -> Estimate:
@@ -121,8 +123,7 @@ def newcombe(first: tuple[float, int], second: tuple[float, int], level: float =
     limits = []
     for fraction, n in (first, second):
         binomial(fraction, n, level)  # refuses what is no fraction of n
-        found = stats.binomtest(round(fraction * n), n).proportion_ci(level, method="wilson")
-        limits.append((float(found.low), float(found.high)))
+        limits.append(_wilson(fraction, n, level))
     (l1, u1), (l2, u2) = limits
     low = (p1 - p2) - math.hypot(p1 - l1, u2 - p2)
     high = (p1 - p2) + math.hypot(u1 - p1, p2 - l2)
@@ -151,6 +152,14 @@ def difference(first: Sequence[float], second: Sequence[float], n: tuple[int, in
     return _t_difference(means[0] - means[1], parts, "seed_and_images", len(first) + len(second), level)
 
 
+def _wilson(fraction: float, n: int, level: float) -> tuple[float, float]:
+    """Wilson's score interval of a fraction of n."""
+    z2 = float(special.ndtri((1 + level) / 2)) ** 2
+    middle = (fraction + z2 / (2 * n)) / (1 + z2 / n)
+    half = math.sqrt(z2 * (fraction * (1 - fraction) / n + z2 / (4 * n * n))) / (1 + z2 / n)
+    return max(middle - half, 0.0), min(middle + half, 1.0)
+
+
 def _moments(values: Sequence[float]) -> tuple[float, float]:
     """Mean and sample standard deviation (0 for one value); exactly the value and 0 where all are equal."""
     if min(values) == max(values):
@@ -166,6 +175,6 @@ def _t_difference(mean: float, parts: Sequence[tuple[float, float]], kind: str, 
         return Estimate(mean, mean, mean, kind, seeds)
     loss = math.fsum((part / variance) ** 2 / freedom for part, freedom in parts)
     tail = (1 + level) / 2
-    quantile = float(stats.t.ppf(tail, 1 / loss) if loss > 0 else stats.norm.ppf(tail))
+    quantile = float(special.stdtrit(1 / loss, tail) if loss > 0 else special.ndtri(tail))
     half = quantile * math.sqrt(variance)
     return Estimate(mean, mean - half, mean + half, kind, seeds)

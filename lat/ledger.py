@@ -122,7 +122,9 @@ class Record:
         given["curve"] = tuple(given["curve"])
         record = cls(**given)
         if slug is not None and slug != record.cell.slug:
-            raise LedgerError(f"{origin}: slug {slug!r} is not that of its cell, {record.cell.slug!r}; the file was altered")
+            raise LedgerError(
+                f"{origin}: slug {slug!r} is not that of its cell, {record.cell.slug!r}; the file was altered"
+            )
         return record
 
     def write(self, path: Path) -> None:

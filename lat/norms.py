@@ -67,7 +67,7 @@ def steepest_direction(g: Images, norm: str) -> Images:
     and an infinite one as the largest finite number.
     """
     if norm == "linf":
-        return torch.sign(g).nan_to_num_(nan=0.0)
+        return torch.sign(g)  # 0 where g is NaN
     check_norm(norm)
     flat = g.flatten(1).nan_to_num(nan=0.0)
     flat = flat / flat.abs().amax(1, keepdim=True).clamp_(min=torch.finfo(g.dtype).tiny)
@@ -84,9 +84,7 @@ def project(v: Images, centre: Images, radius: float, norm: str, box: tuple[floa
     return projector(centre, radius, norm, box)(v)
 
 
-def projector(
-    centre: Images, radius: float, norm: str, box: tuple[float, float]
-) -> Callable[[Images], Images]:
+def projector(centre: Images, radius: float, norm: str, box: tuple[float, float]) -> Callable[[Images], Images]:
     """`project` on one set, for many points: what depends on the set alone is computed once."""
     low, high = box
     if norm == "linf":  # the ball is a box too, so the intersection is one

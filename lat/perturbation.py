@@ -21,7 +21,9 @@ class PerturbationError(RuntimeError):
 
 
 def Normal(mean: float, std: float, draw: str = "sample") -> Law:
-    """The law N(0, std) of epsilon, as the paper writes it; `std` is a standard deviation. Raises CellError for another mean."""
+    """The law N(0, std) of epsilon, as the paper writes it; `std` is a standard deviation. Raises CellError for
+    another mean.
+    """
     if mean != 0:
         raise CellError(f"mean: {mean!r}; the paper's law has mean 0, use 0")
     return Law("normal", std, draw)
@@ -54,7 +56,8 @@ def draw_epsilon(law: Law, shape: tuple[int, ...], like: Tensor, generator: torc
 class Term:
     """One layer's R: `direction` is sign(dL/dy) (closed) or the sign of the gradient at the scope's start (propagated).
 
-    `perturbation` is R itself where it is detached; None where it is formed from the current weights in the forward pass.
+    `perturbation` is R itself where it is detached; None where it is formed from the current weights in the forward
+    pass.
     """
 
     direction: Tensor
@@ -73,9 +76,11 @@ class LayerwiseAdversary:
         optimizer.step()
 
     R is formed as `reading` says: the last line of eqs. (6) and (7) (form `closed`) or their first (`propagated`), from
-    the layer's own weights (scope `local`), from the first layer of the set on (`layer_set`) or from the network's input
-    (`network`); with the previous batch's gradients slot by slot (pairing `slot`), their mean (`mean`: one direction for
-    all), or the same batch's (`same`). Where the scope is local every layer draws its own epsilon; elsewhere there is one
+    the layer's own weights (scope `local`), from the first layer of the set on (`layer_set`) or from the network's
+    input (`network`); with the previous batch's gradients slot by slot (pairing `slot`), their mean (`mean`: one
+    direction for
+    all), or the same batch's (`same`). Where the scope is local every layer draws its own epsilon; elsewhere there
+    is one
     input perturbation and so one draw for all layers (but for draws an element). With gradient `attached` the loss is
     differentiated through R by the weights; epsilon and the signs are constants.
 
@@ -84,12 +89,15 @@ class LayerwiseAdversary:
     * A model, or a layer, in eval mode inside the block goes unperturbed.
     * `update()` without a backward pass through the block's outputs raises PerturbationError.
     * A name that is no fully connected layer, or a layer called twice in one block, raises SiteError.
-    * Under autocast R is computed in float32 and added in the dtype of the layer's output; a scaled loss changes no sign.
+    * Under autocast R is computed in float32 and added in the dtype of the layer's output; a scaled loss changes no
+      sign.
     * `state_dict()` and `load_state_dict()` hold R, the generator and the count, and resume bit for bit.
-    * Pairing `same` takes two passes: call `observe(lambda: criterion(model(x), y))`, then enter the block; no `update()`.
-    * `copy.deepcopy` of the adversary copies its model with it; inside the block it raises PerturbationError, also for the model.
-    * A compiled model is refused by name (SiteError), as compiled code drops hooks; DistributedDataParallel is unwrapped,
-      each process keeping the R of its own slots; DataParallel is refused by name.
+    * Pairing `same` takes two passes: call `observe(lambda: criterion(model(x), y))`, then enter the block; no
+      `update()`.
+    * `copy.deepcopy` of the adversary copies its model with it; inside the block it raises PerturbationError, also
+      for the model.
+    * A compiled model is refused by name (SiteError), as compiled code drops hooks; DistributedDataParallel is
+      unwrapped, each process keeping the R of its own slots; DataParallel is refused by name.
 
     Outside the block, whatever was raised inside it, the model is a plain network.
     """
@@ -140,7 +148,9 @@ class LayerwiseAdversary:
         names = [entry for entry, module in order if isinstance(module, nn.Linear)]
         if name not in names:
             raise SiteError(f"layers: {name!r} takes no part in the forward pass; name one of {', '.join(names)}")
-        start = 0 if self.reading.scope == "network" else min(names.index(entry) for entry in self.layers if entry in names)
+        start = (
+            0 if self.reading.scope == "network" else min(names.index(entry) for entry in self.layers if entry in names)
+        )
         return tuple(names[start : names.index(name) + 1])
 
     # The block -------------------------------------------------------------------------------------------------------
@@ -154,7 +164,9 @@ class LayerwiseAdversary:
         self._inside = True
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         assert self._tap is not None
         self._tap.__exit__(kind, value, trace)
         self._inside = False
@@ -198,7 +210,9 @@ class LayerwiseAdversary:
         if self.reading.pairing == "same":
             raise PerturbationError("pairing 'same' takes R from observe(), before the block; do not call update()")
         if self._inside or self._tap is None:
-            raise PerturbationError("update() has no block to learn from: run a forward pass inside the block, leave it, and call backward()")
+            raise PerturbationError(
+                "update() has no block to learn from: run a forward pass inside one, leave it, and call backward()"
+            )
         gradients, self._tap = self._tap.gradients, None
         self._terms = self._terms_from(gradients, "call loss.backward() before update()")
 
@@ -209,7 +223,9 @@ class LayerwiseAdversary:
         modules with running statistics see the batch once more. Raises PerturbationError for another pairing.
         """
         if self.reading.pairing != "same":
-            raise PerturbationError(f"pairing {self.reading.pairing!r} takes R from update(), after backward(); observe() is for 'same'")
+            raise PerturbationError(
+                f"pairing {self.reading.pairing!r} takes R from update(), after backward(); observe() is for 'same'"
+            )
         if self._inside:
             raise PerturbationError("observe() is a plain pass; call it before entering the block")
         with Tap(self._watched, lambda name, y: None) as tap:
@@ -279,7 +295,9 @@ class LayerwiseAdversary:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Resume from `state_dict()`. Raises SiteError where it is of an adversary on other layers."""
         if state["terms"] and set(state["terms"]) != set(self.layers):
-            raise SiteError(f"state of layers {', '.join(state['terms'])}; this adversary perturbs {', '.join(self.layers)}")
+            raise SiteError(
+                f"state of layers {', '.join(state['terms'])}; this adversary perturbs {', '.join(self.layers)}"
+            )
         self._terms = {name: Term(**term) for name, term in state["terms"].items()}
         self._generator = None
         if state["generator"] is not None:

@@ -48,7 +48,9 @@ class RunError(ValueError):
 
 @dataclass(frozen=True)
 class Entry:
-    """A named cell of a run at one scale, and its seeds 0 … seeds - 1. `overrides` is what a variant changed in `base`."""
+    """A named cell of a run at one scale, and its seeds 0 … seeds - 1. `overrides` is what a variant changed in
+    `base`.
+    """
 
     name: str
     scale: str
@@ -82,14 +84,18 @@ class Run:
         return {row[key] for row in rows for key in ("cell", "best") if row.get(key)}
 
     def entry(self, label: str) -> Entry:
-        """The entry that `label` means: a slug, `name@scale`, or a name that stands at one scale. Raises RunError otherwise."""
+        """The entry that `label` means: a slug, `name@scale`, or a name that stands at one scale. Raises RunError
+        otherwise.
+        """
         name, _, scale = label.partition("@")
         found = [e for e in self.entries if label == e.cell.slug or (e.name == name and scale in ("", e.scale))]
         if not found:
             known = ", ".join(dict.fromkeys(f"{e.name}@{e.scale}" for e in self.entries))
             raise RunError(f"cell: {label!r} is not in run {self.name!r}; it has {known}")
         if len(found) > 1:
-            raise RunError(f"cell: {label!r} stands at several scales; write {name}@{found[0].scale} or {name}@{found[1].scale}")
+            raise RunError(
+                f"cell: {label!r} stands at several scales; write {name}@{found[0].scale} or {name}@{found[1].scale}"
+            )
         return found[0]
 
     def sources(self, entry: Entry, step: str) -> str:
@@ -99,7 +105,9 @@ class Run:
         return sources.digest(step, {cell.model, *(cell.methods if step == "train" else kinds)})
 
     def settings(self, step: str) -> dict[str, Any]:
-        """What decides a step's result beside the cell and the code: for attacks, the part and every attack's settings."""
+        """What decides a step's result beside the cell and the code: for attacks, the part and every attack's
+        settings.
+        """
         return {"part": self.part, "attacks": dict(self.attacks)} if step == "attack" else {}
 
 
@@ -132,11 +140,15 @@ def read_rows(path: Path) -> dict[str, dict[str, str]]:
         expected = ["cell", *ROW_KEYS, "comment"]
         if reader.fieldnames != expected:
             wrong = sorted(set(reader.fieldnames or ()) ^ set(expected)) or ["order"]
-            raise RunError(f"{path.name}: column {wrong[0]!r} is missing, unknown or out of order; the header is {' '.join(expected)}")
+            raise RunError(
+                f"{path.name}: column {wrong[0]!r} is missing, unknown or displaced; write {' '.join(expected)}"
+            )
         rows: dict[str, dict[str, str]] = {}
         for number, row in enumerate(reader, start=2):
             if None in row or None in row.values():
-                raise RunError(f"{path.name}, line {number}: {len(expected)} columns are needed, separated by tabs; use {ABSENT!r} for none")
+                raise RunError(
+                    f"{path.name}, line {number}: {len(expected)} columns, separated by tabs, are needed; {ABSENT!r} is none"
+                )
             name = row.pop("cell")
             del row["comment"]
             if name in rows:
@@ -145,7 +157,9 @@ def read_rows(path: Path) -> dict[str, dict[str, str]]:
     return rows
 
 
-def resolve(row: Mapping[str, Any], config: Mapping[str, Any], scale: Mapping[str, Any], overrides: Mapping[str, Any]) -> Cell:
+def resolve(
+    row: Mapping[str, Any], config: Mapping[str, Any], scale: Mapping[str, Any], overrides: Mapping[str, Any]
+) -> Cell:
     """The cell of a grid row under a run file, a scale and overrides; what does not apply to its method is left out."""
     values = {**config["schedule"], **{key: scale[key] for key in SCALE_KEYS}, **row, **overrides}
     method = str(values["method"])
@@ -158,8 +172,12 @@ def resolve(row: Mapping[str, Any], config: Mapping[str, Any], scale: Mapping[st
         method=method,
         layers=tuple(str(values["layers"]).split(",")) if layerwise else (),
         law=_law(values["law"], values["radius"], values["draw"], "radius") if layerwise else None,
-        reading=Reading(**{key: values[key] for key in ("form", "scope", "pairing", "gradient", "at", "reset")}) if layerwise else None,
-        input_law=_law(values["input_law"], values["input_radius"], values["input_draw"], "input_radius") if conventional else None,
+        reading=Reading(**{key: values[key] for key in ("form", "scope", "pairing", "gradient", "at", "reset")})
+        if layerwise
+        else None,
+        input_law=_law(values["input_law"], values["input_radius"], values["input_draw"], "input_radius")
+        if conventional
+        else None,
         mix=conventional and _flag("mix", values["mix"]),
         schedule=Schedule(epochs=values["epochs"], **{key: values[key] for key in SCHEDULE_KEYS}),
         train=config["train"],
@@ -180,7 +198,7 @@ def _flag(key: str, value: object) -> bool:
     flags = {"yes": True, "no": False, ABSENT: False, True: True, False: False}
     if value not in flags:
         raise RunError(f"{key}: {value!r} is neither yes nor no; write one of them")
-    return flags[value]  # type: ignore[index]
+    return flags[value]
 
 
 def _add(

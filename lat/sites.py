@@ -32,10 +32,14 @@ def layer(model: nn.Module, name: str) -> nn.Linear:
     modules = dict(model.named_modules())
     known = [key for key, module in modules.items() if isinstance(module, PERTURBABLE)]
     if name not in modules or not name:
-        raise SiteError(f"layers: {name!r} is no layer of {type(model).__name__}; it has {', '.join(known) or 'none to perturb'}")
+        raise SiteError(
+            f"layers: {name!r} is no layer of {type(model).__name__}; it has {', '.join(known) or 'none to perturb'}"
+        )
     module = modules[name]
     if not isinstance(module, nn.Linear):
-        raise SiteError(f"layers: {name!r} is a {type(module).__name__}, which cannot be perturbed; name one of {', '.join(known)}")
+        raise SiteError(
+            f"layers: {name!r} is a {type(module).__name__}, which cannot be perturbed; name one of {', '.join(known)}"
+        )
     return module
 
 
@@ -44,7 +48,9 @@ def refuse_compiled(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
             place = f"module {name!r}" if name else type(model).__name__
-            raise SiteError(f"{place} is compiled by torch.compile, which drops hooks; give the module it was compiled from")
+            raise SiteError(
+                f"{place} is compiled by torch.compile, which drops hooks; give the module it was compiled from"
+            )
 
 
 def chain(model: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -69,7 +75,9 @@ def chain(model: nn.Module) -> list[tuple[str, nn.Module]]:
         if node.op == "call_module":
             module = modules[str(node.target)]
             if not isinstance(module, (*PERTURBABLE, *PASSED_UNCHANGED)):
-                raise SiteError(f"{node.target!r} is a {type(module).__name__}, which radii cannot pass; use scope 'local'")
+                raise SiteError(
+                    f"{node.target!r} is a {type(module).__name__}, which radii cannot pass; use scope 'local'"
+                )
             found.append((str(node.target), module))
         elif not (node.target in FUNCTIONS_PASSED or (node.op == "call_method" and node.target in METHODS_PASSED)):
             raise SiteError(f"{node.name!r} ({node.target}) is an operation that radii cannot pass; use scope 'local'")
@@ -90,7 +98,9 @@ def activation_after(order: Sequence[tuple[str, nn.Module]], name: str) -> str:
         if isinstance(module, nn.ReLU):
             return follower
         if isinstance(module, PERTURBABLE):
-            raise SiteError(f"layers: no ReLU module follows {name!r}; write it as nn.ReLU, or take the gradient at 'output'")
+            raise SiteError(
+                f"layers: no ReLU module follows {name!r}; write it as nn.ReLU, or take the gradient at 'output'"
+            )
     return name
 
 
@@ -113,7 +123,9 @@ class Tap:
             self._handles.append(module.register_forward_hook(_Hook(self, name)))
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         while self._handles:
             self._handles.pop().remove()
 
@@ -135,7 +147,9 @@ class _Hook:
             return None
         tap, name = self.tap, self.name
         if name in tap.outputs:
-            raise SiteError(f"layers: {name!r} was called twice inside one block; a perturbation needs one forward pass")
+            raise SiteError(
+                f"layers: {name!r} was called twice inside one block; a perturbation needs one forward pass"
+            )
         change = tap.change(name, y)
         changed = y if change is None else y + change.to(y.dtype)
         tap.outputs[name] = changed

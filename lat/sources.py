@@ -54,10 +54,15 @@ def registered(name: str, package: Path = PACKAGE) -> list[str]:
 
 
 def _meaning(path: Path, name: str, used: Collection[str]) -> ast.Module:
-    """The module's tree without docstrings; a registry's also without the entries that are not used, and their imports."""
+    """The module's tree without docstrings; a registry's also without the entries that are not used, and their
+    imports.
+    """
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node) is not None:
+        if (
+            isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+            and ast.get_docstring(node) is not None
+        ):
             node.body = node.body[1:] or [ast.Pass()]
     return _used_part(tree, REGISTRIES[name], used) if name in REGISTRIES else tree
 
@@ -67,7 +72,11 @@ def _used_part(tree: ast.Module, mapping: str, used: Collection[str]) -> ast.Mod
     for node in body:
         if _assigns(node, mapping):
             entries = node.value  # type: ignore[attr-defined]
-            kept = [(key, value) for key, value in zip(entries.keys, entries.values, strict=True) if ast.literal_eval(key) in used]
+            kept = [
+                (key, value)
+                for key, value in zip(entries.keys, entries.values, strict=True)
+                if ast.literal_eval(key) in used
+            ]
             entries.keys, entries.values = [key for key, _ in kept], [value for _, value in kept]
     needed = {node.id for top in body for node in ast.walk(top) if isinstance(node, ast.Name)}
     for node in body:
@@ -89,7 +98,9 @@ def _imports(tree: ast.Module, name: str, package: Path) -> set[str]:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level:
-            raise ValueError(f"{name}, line {node.lineno}: a relative import, which the digest cannot follow; write it from {package.name}")
+            raise ValueError(
+                f"{name}, line {node.lineno}: a relative import cannot be followed; write it from {package.name}"
+            )
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     found = set()

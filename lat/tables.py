@@ -117,7 +117,8 @@ def build(ledger: pd.DataFrame, table: Mapping[str, Any], plan: Plan) -> dict[st
     """One table: each row's reported numbers and, for every scale, its measured line; the favourable reading beside.
 
     `table` is an entry of `load_tables`. A row without a cell has no measured line.
-    Differences to the reported numbers are given where the run's dataset is the table's.
+    Differences to the reported numbers are given where the run's dataset is the table's. Rows whose favourable reading
+    the run does not have at any scale are listed under `without_favourable`.
     """
     columns = list(table["columns"])
     scales = [scale for scale in plan.scales if scale.model == table["model"]]
@@ -130,7 +131,7 @@ def build(ledger: pd.DataFrame, table: Mapping[str, Any], plan: Plan) -> dict[st
             lines = [
                 {"reading": reading} | line(ledger, plan, scale, cell, compared, columns)
                 for reading, cell in cells.items()
-                if cell is not None
+                if cell is not None and (reading == "default" or any(cell in scale.cells for scale in scales))
                 for scale in scales
             ]
             rows.append(
@@ -152,6 +153,11 @@ def build(ledger: pd.DataFrame, table: Mapping[str, Any], plan: Plan) -> dict[st
         "columns": [{"key": key, "label": LABELS.get(key, key)} for key in (*columns, WORST_CASE)],
         "scales": [asdict(scale) | {"cells": len(scale.cells)} for scale in scales],
         "rows": rows,
+        "without_favourable": [
+            row["row"]
+            for row, entry in zip(rows, [*table["rows"], *(table.get("extra") or [])], strict=True)
+            if entry.get("best") and not any(found["reading"] == "favourable" for found in row["lines"])
+        ],
         "notes": list(table.get("notes") or []),
     }
 

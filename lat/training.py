@@ -16,7 +16,9 @@ from lat.cells import Cell, Schedule, shared_seed
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch's figures: the mean training loss, the accuracy on clean examples after it, and the learning rate in it."""
+    """One epoch's figures: the mean training loss, the accuracy on clean examples after it, and the learning rate
+    in it.
+    """
 
     epoch: int
     loss: float
@@ -71,17 +73,21 @@ def fit(
     classes: int,
     report: Callable[[Epoch], None] = lambda epoch: None,
 ) -> Training:
-    """Train the network of `cell` from `seed` on images (n, C, H, W) in [0, 1] and labels (n); `report` hears of each epoch.
+    """Train the network of `cell` from `seed` on images (n, C, H, W) in [0, 1] and labels (n); `report` hears of
+    each epoch.
 
     The initial weights and the order of the batches depend on (dataset, model, width, seed) alone, so that all methods
-    share them; short last batches are dropped. Training stops where the loss is no longer finite. `test` only fills the history.
+    share them; short last batches are dropped. Training stops where the loss is no longer finite. `test` only fills
+    the history.
     """
     x, y = train
     plan = cell.schedule
     steps = len(y) // plan.batch
     if steps == 0:
         raise ValueError(f"batch: {plan.batch} images in a batch and {len(y)} to train on; lower batch")
-    model = models.build(cell.model, tuple(x.shape[1:]), classes, cell.width, shared_seed(cell, seed, "initialisation")).to(x.device)
+    model = models.build(
+        cell.model, tuple(x.shape[1:]), classes, cell.width, shared_seed(cell, seed, "initialisation")
+    ).to(x.device)
     defence = defences.build(model, cell, seed)
     optimizer = torch.optim.SGD(
         model.parameters(), lr=plan.lr, momentum=plan.momentum, weight_decay=plan.weight_decay, fused=True

@@ -20,8 +20,8 @@ FLOORS: dict[str, int] = {
     name: floor
     for floor, names in enumerate(
         [
-            ["cells", "types"],
-            ["norms", "ledger", "intervals", "runs", "sources"],
+            ["cells", "types", "sources"],
+            ["norms", "ledger", "intervals", "runs"],
             ["equations", "data", "models", "sites", "measured", "collection"],
             ["proofs", "perturbation", "attacks", "defences"],
             ["training", "evaluation"],

@@ -40,7 +40,14 @@ def start_at(x: Images, threat: Threat, start: str, draws: Draws) -> Images:
 
 
 def ascend(
-    oracle: Oracle, x: Images, threat: Threat, *, steps: int, step: float, start: Images | None = None, keep: str = "last"
+    oracle: Oracle,
+    x: Images,
+    threat: Threat,
+    *,
+    steps: int,
+    step: float,
+    start: Images | None = None,
+    keep: str = "last",
 ) -> Images:
     """`steps` steps z <- project(z + step * steepest direction of the loss at z), from `start` (x if not given).
 

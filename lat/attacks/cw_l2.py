@@ -11,11 +11,9 @@ from torch import Tensor, nn
 from lat import norms
 from lat.attacks.ascent import check_count, check_positive
 from lat.attacks.draws import Draws
-from lat.attacks.losses import margin
+from lat.attacks.losses import margin, oracle
 from lat.attacks.protocol import SettingError, Threat
 from lat.types import Images, Labels, PerExample
-
-INSIDE = 0.999999  # the box is mapped to (-1, 1) before atanh; its corners are pulled in by this factor
 
 
 @dataclass(frozen=True)
@@ -25,6 +23,9 @@ class CWL2:
     Carlini and Wagner 2017, sections V-B to VI-A: Adam with learning rate `lr` for `steps` iterations, from the image,
     for each of `search_steps` constants c. The first is `initial_constant`; c is bisected once it has succeeded, and
     multiplied by ten until then. Every example has its own c.
+
+    atanh of a pixel at the edge of the box is infinite, and near it tanh is so flat that Adam hardly moves the pixel:
+    the start is shrunk towards the middle of the box by `shrink` < 1. Distances are measured from the image itself.
     """
 
     MINIMAL: ClassVar[bool] = True  # looks for the smallest distance: there is no radius to be given
@@ -34,15 +35,21 @@ class CWL2:
     search_steps: int
     steps: int
     lr: float
+    shrink: float
     initial_constant: float
     confidence: float
 
     def __post_init__(self) -> None:
         if self.threat.norm != "l2" or self.threat.radius is not None:
-            raise SettingError(f"norm: {self.threat.norm!r}, radius {self.threat.radius!r}: cw_l2 needs l2 and no radius")
+            raise SettingError(
+                f"norm: {self.threat.norm!r}, radius {self.threat.radius!r}: cw_l2 needs l2 and no radius"
+            )
         check_count("search_steps", self.search_steps)
         check_count("steps", self.steps)
         check_positive("lr", self.lr)
+        check_positive("shrink", self.shrink)
+        if self.shrink >= 1:
+            raise SettingError(f"shrink: {self.shrink!r} must be below 1; atanh is infinite at the edge of the box")
         check_positive("initial_constant", self.initial_constant)
         check_positive("confidence", self.confidence, zero=True)
 
@@ -69,22 +76,26 @@ class CWL2:
     ) -> Tensor:
         """One run of Adam; updates `closest` and `distance` in place and says which examples it misclassified."""
         low, high = self.threat.box
-        w = torch.atanh(((x - low) / (high - low) * 2 - 1) * INSIDE).requires_grad_()
+        half = (high - low) / 2
+        at = oracle(model, y, margin)
+        w = torch.atanh(((x - low) / half - 1) * self.shrink)
         optimizer = torch.optim.Adam([w], lr=self.lr)
         succeeded = torch.zeros_like(y, dtype=torch.bool)
         for _ in range(self.steps):
-            with torch.enable_grad():
-                candidate = low + (high - low) * (torch.tanh(w) + 1) / 2
-                margins = margin(model(candidate), y)
-                penalty = constant * (self.confidence - margins).clamp(min=0)
-                (w.grad,) = torch.autograd.grad((candidate - x).square().sum() + penalty.sum(), w)
-            optimizer.step()
-            with torch.no_grad():
-                candidate = candidate.detach().clamp_(low, high)
-                found = (margins > 0) & (margins >= self.confidence)
-                succeeded |= found
-                length = norms.size(candidate - x, "l2")
-                closer = found & (length < distance)
+            t = torch.tanh(w)
+            candidate = (low + half * (t + 1)).clamp_(low, high)
+            shift = candidate - x
+            margins, gradient = at(candidate)
+            found = (margins > 0) & (margins >= self.confidence)
+            succeeded |= found
+            length = norms.size(shift, "l2")
+            closer = found & (length < distance)
+            if bool(closer.any()):
                 closest[closer] = candidate[closer]
                 distance[closer] = length[closer]
+            pull = torch.where(margins < self.confidence, constant, 0.0)  # the penalty's slope, 0 once it is met
+            rows = pull.view(-1, *[1] * (x.dim() - 1))
+            slope = shift.mul_(2).sub_(gradient.mul_(rows))  # by x'; the chain rule through x'(w) follows
+            w.grad = slope.mul_(t.square_().neg_().add_(1)).mul_(half)
+            optimizer.step()
         return succeeded

@@ -41,7 +41,9 @@ class Draws:
 
     def _fill(self, like: Tensor, fill: Callable[[Tensor, torch.Generator], Tensor]) -> Tensor:
         if len(like) != len(self):
-            raise ValueError(f"draws for {len(like)} examples were asked of {len(self)} streams; give one index an example")
+            raise ValueError(
+                f"draws for {len(like)} examples were asked of {len(self)} streams; give one index an example"
+            )
         drawn = torch.empty(like.shape, dtype=like.dtype)
         for row, stream in zip(drawn.unbind(), self._streams, strict=True):
             fill(row, stream)

@@ -48,7 +48,9 @@ def oracle(model: nn.Module, y: Labels, loss: Loss) -> Oracle:
             leaf = point.detach().requires_grad_()
             losses = loss(model(leaf), y)
             if not losses.requires_grad:
-                raise NoGradient("the model's scores carry no gradient to its input; remove the detach or no_grad inside it")
+                raise NoGradient(
+                    "the model's scores carry no gradient to its input; remove the detach or no_grad inside it"
+                )
             (gradient,) = torch.autograd.grad(losses.sum(), leaf)
         return losses.detach(), gradient
 

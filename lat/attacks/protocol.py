@@ -137,7 +137,9 @@ def _checked(candidate: Images, x: Images, threat: Threat, name: str) -> Images:
         if threat.radius is not None:
             excess = float(norms.size(point - x, threat.norm).max()) - threat.radius
             if excess > allowed:
-                raise AttackError(f"{name}: a candidate leaves the {threat.norm} ball of radius {threat.radius:g} by {excess:.3g}")
+                raise AttackError(
+                    f"{name}: a candidate leaves the {threat.norm} ball of radius {threat.radius:g} by {excess:.3g}"
+                )
     return point
 
 

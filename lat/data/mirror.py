@@ -104,7 +104,7 @@ class Mirror:
             ) from error
 
 
-def _listed(place: str, path: str, entry: dict[str, Any]) -> Listed:
+def _listed(place: str, path: str, entry: Any) -> Listed:
     """One entry of the manifest, refused where its path could lead out of the mirror or its figures are no figures."""
     pure = PurePosixPath(path)
     if pure.is_absolute() or ".." in pure.parts or "\\" in path or str(pure) != path:

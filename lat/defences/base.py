@@ -12,7 +12,9 @@ from lat.cells import Cell, own_seed
 
 
 class Defence:
-    """Standard training, and the protocol of all methods: examples, then the loss, then what follows its backward pass."""
+    """Standard training, and the protocol of all methods: examples, then the loss, then what follows its backward
+    pass.
+    """
 
     def __init__(self, model: nn.Module, cell: Cell, seed: int) -> None:
         self.model = model
@@ -23,7 +25,9 @@ class Defence:
         """Called before the first batch of each epoch, counted from 0."""
 
     def examples(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The batch that is trained on: images (m, C, H, W) in [0, 1] and labels (m), from (n, …); n = m but for mixtures."""
+        """The batch that is trained on: images (m, C, H, W) in [0, 1] and labels (m), from (n, …); n = m but for
+        mixtures.
+        """
         return x, y
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:

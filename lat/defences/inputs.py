@@ -109,7 +109,9 @@ class Noise(InputDefence):
 
 
 class Pgd(InputDefence):
-    """PGD training (Madry et al. 2018): 7 steps of |eps| / 4 from a random start in the ball, each projected on ball and box."""
+    """PGD training (Madry et al. 2018): 7 steps of |eps| / 4 from a random start in the ball, each projected on
+    ball and box.
+    """
 
     def perturbed(self, x: Tensor, y: Tensor) -> Tensor:
         eps = self.epsilon(x)

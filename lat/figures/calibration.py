@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lat.figures.style import BLUE, GREEN, GREY, ORANGE, RED, canvas, label_ends
+from lat.figures.style import BLUE, GREEN, GREY, ORANGE, RED, canvas, label_ends, margins
 
 COLOURS = (BLUE, RED, GREEN, ORANGE)
 
@@ -51,6 +51,5 @@ def draw(calibration: Mapping[str, Any], labels: Mapping[str, str], path: Path) 
             ticks = [entry["width"] for entry in widths]
             axes.set_xticks(ticks, [str(tick) for tick in ticks])
             axes.minorticks_off()
-        left.text(1.06, 0.5, "FGSMxx", transform=left.transAxes, alpha=0.0)
-        fig.canvas.draw()
+        margins(fig, left=0.5, right=0.15, top=0.25, bottom=0.4, between=(1.1, 0))
         label_ends(left, ends)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from lat.figures.style import GREY, canvas, label_ends, look
+from lat.figures.style import GREY, canvas, label_ends, look, margins
 from lat.ledger import Record
 from lat.measured import Plan, cell_rows, figure
 
@@ -31,7 +31,7 @@ def group(cell: str, method: str) -> str:
 
 
 def epsilon_series(ledger: pd.DataFrame, plan: Plan, labels: Mapping[str, str]) -> list[Series]:
-    """One series a (scale, cell): mean robust accuracy over seeds at every radius of the curve, radius 0 being clean."""
+    """One series a (scale, cell): mean robust accuracy over seeds at every radius of the curve; radius 0 is clean."""
     names = sorted((name for name in set(ledger["attack"]) if name.startswith(CURVE)), key=_radius)
     found = []
     for scale in plan.scales:
@@ -94,7 +94,7 @@ def draw(series: Sequence[Series], path: Path, *, x: str, y: str, log: bool = Fa
     scales = list(dict.fromkeys((entry["scale"], entry["width"]) for entry in series)) or [("", "")]
     groups = [entry for entry in GROUPS if any(s["group"] == entry[0] and not s["standard"] for s in series)]
     groups = groups or [GROUPS[0]]
-    with canvas(path, 0.3 + 2.15 * len(groups)) as fig:
+    with canvas(path, 0.15 + 2.1 * len(groups)) as fig:
         panels = fig.subplots(len(groups), len(scales), squeeze=False, sharex="col", sharey=True)
         for row, (name, title) in enumerate(groups):
             for column, (scale, width) in enumerate(scales):
@@ -106,8 +106,7 @@ def draw(series: Sequence[Series], path: Path, *, x: str, y: str, log: bool = Fa
                     axes.set_xlabel(x)
                 if column == 0:
                     axes.set_ylabel(y)
-        fig.get_layout_engine().set(w_pad=0.06, wspace=0.02)
-        fig.canvas.draw()  # fixes the axes' limits, which the labels are placed by
+        margins(fig, left=0.5, right=1.35, top=0.25, bottom=0.4, between=(1.5, 0.5))
         for axes in panels.flat:
             _ends(axes)
 
@@ -134,9 +133,6 @@ def _panel(axes: Any, series: Sequence[Series], *, log: bool, mark: float | None
         axes.text(
             0.0, -0.26, "all seeds diverged: " + ", ".join(absent), transform=axes.transAxes, fontsize=6, color=GREY
         )
-    # Room for the names: an empty text of the longest one's length takes part in the layout.
-    longest = max((entry["label"] for entry in series), key=len, default="")
-    axes.text(1.06, 0.5, longest, transform=axes.transAxes, fontsize=6.2, alpha=0.0)
 
 
 def _ends(axes: Any) -> None:

@@ -8,18 +8,18 @@ from typing import Any
 
 from matplotlib.lines import Line2D
 
-from lat.figures.style import BLACK, BLUE, GREY, RED, canvas
+from lat.figures.style import BLACK, BLUE, GREY, RED, canvas, margins
 
 COLOURS = (BLUE, RED)
 MARKERS = ("o", "s")
 
 
 def draw(table: Mapping[str, Any], path: Path) -> None:
-    """`table` is what `lat.tables.build` returns. Filled: default reading; hollow: most favourable; diamond: reported."""
+    """`table` comes from `lat.tables.build`. Diamond: reported; filled: default reading; hollow: most favourable."""
     rows = table["rows"]
     columns = table["columns"]
     scales = [scale["name"] for scale in table["scales"]]
-    with canvas(path, 0.75 + 0.27 * len(rows)) as fig:
+    with canvas(path, 0.95 + 0.27 * len(rows)) as fig:
         panels = fig.subplots(1, len(columns), sharey=True, squeeze=False)[0]
         for axes, column in zip(panels, columns, strict=True):
             key = column["key"]
@@ -54,7 +54,8 @@ def draw(table: Mapping[str, Any], path: Path) -> None:
         panels[0].set_yticks(range(len(rows)), [row["row"] for row in rows])
         panels[0].set_ylim(len(rows) - 0.5, -0.5)
         panels[len(panels) // 2].set_xlabel("accuracy, per cent")
-        fig.legend(handles=_legend(table, scales), loc="outside upper center", ncols=6, fontsize=6.5, handletextpad=0.2)
+        margins(fig, left=1.45, right=0.15, top=0.5, bottom=0.4, between=(0.14, 0))
+        fig.legend(handles=_legend(table, scales), loc="upper center", ncols=6, fontsize=6.5, handletextpad=0.2)
 
 
 def _legend(table: Mapping[str, Any], scales: list[str]) -> list[Line2D]:

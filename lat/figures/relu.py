@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lat.figures.style import BLACK, BLUE, PINK, RED, canvas
+from lat.figures.style import BLACK, BLUE, PINK, RED, canvas, margins
 
 Array = npt.NDArray[np.float64]
 
@@ -85,7 +85,8 @@ def draw(path: Path) -> None:
             axes.set_title(f"$w_1 {sign} 0$, $r > 0$" + (" (the paper's Fig. 1)" if example.w1 > 0 else ""))
             axes.set_xlabel("input $x$; grey: the band $|x - x_0| \\leq |r|$ that eq. 13 leaves out")
             axes.set_xlim(0, 1)
-        fig.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, fontsize=6.5)
+        margins(fig, left=0.35, right=0.1, top=0.5, bottom=0.4, between=(0.2, 0))
+        fig.legend(*panels[0].get_legend_handles_labels(), loc="upper center", ncols=4, fontsize=6.5)
 
 
 def _inputs() -> Array:

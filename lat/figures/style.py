@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -32,7 +33,7 @@ GREY = "#777777"
 CYCLE = (BLUE, RED, GREEN, ORANGE, PINK, SKY, YELLOW, BLACK)
 DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)))
 
-SETTINGS = {
+SETTINGS: Any = {
     "svg.hashsalt": "lat",
     "svg.fonttype": "path",
     "font.family": "DejaVu Sans",
@@ -53,14 +54,33 @@ SETTINGS = {
 
 
 @contextmanager
-def canvas(path: Path, height: float, width: float = WIDTH) -> Iterator[Figure]:
-    """A figure of `width` by `height` inches, written to `path` as SVG when the block ends; equal input, equal bytes."""
+def canvas(path: Path, height: float) -> Iterator[Figure]:
+    """A figure `WIDTH` by `height` inches, written to `path` as SVG when the block ends; equal input, equal bytes."""
     with mpl.rc_context(SETTINGS):
-        figure = Figure(figsize=(width, height), layout="constrained")
+        figure = Figure(figsize=(WIDTH, height))
         FigureCanvasSVG(figure)
         yield figure
         with atomic(path) as temporary:
             figure.savefig(temporary, format="svg", metadata={"Date": None, "Creator": None})
+
+
+def margins(
+    figure: Figure, *, left: float, right: float, top: float, bottom: float, between: tuple[float, float] = (0, 0)
+) -> None:
+    """Room around the panels, and between them (across, down), in inches."""
+    width, height = figure.get_size_inches()
+    grid = figure.axes[0].get_gridspec()
+    rows, columns = (grid.nrows, grid.ncols) if grid is not None else (1, 1)
+    across = (width - left - right - between[0] * (columns - 1)) / columns
+    down = (height - top - bottom - between[1] * (rows - 1)) / rows
+    figure.subplots_adjust(
+        left=left / width,
+        right=1 - right / width,
+        top=1 - top / height,
+        bottom=bottom / height,
+        wspace=between[0] / across,
+        hspace=between[1] / down,
+    )
 
 
 def look(place: int) -> dict[str, object]:
@@ -90,7 +110,7 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]], gap: float = 
     A hair line leads from a label that had to move to the end that it belongs to. Heights are data; the axes' limits
     must be set before.
     """
-    low, high = axes.get_ylim()
+    low = axes.get_ylim()[0]
     scale = axes.transData + axes.transAxes.inverted()
     at = axes.get_xlim()[1]
     heights = [

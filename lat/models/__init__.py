@@ -18,12 +18,15 @@ MODELS: Mapping[str, Callable[[tuple[int, ...], int, int], nn.Module]] = {
 
 
 def build(name: str, shape: tuple[int, ...], classes: int, width: int, seed: int) -> nn.Module:
-    """The network `name` for images of `shape` (C, H, W), initialised from `seed` without touching the global generator.
+    """The network `name` for images of `shape` (C, H, W), initialised from `seed` without touching the global
+    generator.
 
     Raises ValueError naming the model where there is none of that name.
     """
     if name not in MODELS:
-        raise ValueError(f"model: {name!r} is not known; use one of {', '.join(MODELS)}, or add it to lat/models/__init__.py")
+        raise ValueError(
+            f"model: {name!r} is not known; use one of {', '.join(MODELS)}, or add it to lat/models/__init__.py"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return MODELS[name](shape, classes, width)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import prod
 
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ class MLP(nn.Module):
         sizes = [prod(shape), *[width] * (layers - 1), classes]
         self.flatten = nn.Flatten()
         last = first + layers - 1
-        for number, (inside, outside) in enumerate(zip(sizes, sizes[1:], strict=False), start=first):
+        for number, (inside, outside) in enumerate(pairwise(sizes), start=first):
             self.add_module(f"fc{number}", nn.Linear(inside, outside))
             if number != last:
                 self.add_module(f"relu{number}", nn.ReLU())
@@ -31,7 +32,9 @@ class MLP(nn.Module):
 
 
 def four_layers(shape: tuple[int, ...], classes: int, width: int) -> MLP:
-    """4FC with four weight layers fc1 … fc4, fc1 being the input layer and fc4 the output layer (the default reading)."""
+    """4FC with four weight layers fc1 … fc4, fc1 being the input layer and fc4 the output layer (the default
+    reading).
+    """
     return MLP(shape, classes, width, layers=4, first=1)
 
 

@@ -244,7 +244,7 @@ def test_a_mirror_without_a_manifest_or_with_an_unknown_scheme_is_named(tmp_path
 
 def test_processes_that_prepare_at_once_leave_one_whole_dataset(mine: Path, tmp_path: Path) -> None:
     root = tmp_path / "data"
-    with ProcessPoolExecutor(4, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(3, mp_context=get_context("spawn")) as pool:
         found = list(pool.map(data.prepare, ["mine"] * 8, [root] * 8, [str(mine)] * 8))
     assert found == [root / "mine"] * 8
     assert len(data.load("mine", "train", root)) == 30
