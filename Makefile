@@ -44,7 +44,7 @@ lint: install  ## ruff, mypy, snakefmt, snakemake --lint
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/snakefmt --check workflow
-	$(BIN)/snakemake --lint
+	$(BIN)/python workflow/lint.py
 
 clean:  ## remove caches and rendered PDFs; never data, results or .venv
 	rm -rf .pytest_cache .hypothesis .mypy_cache .ruff_cache build dist reports/build reports/*.pdf

@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from lat.training import Epoch
 
 Command = Callable[[argparse.Namespace], int]
+# The mendable errors of modules that only some commands load.
+MENDABLE = (
+    ("lat.data", "DataError"),
+    ("lat.sites", "SiteError"),
+    ("lat.attacks", "SettingError"),
+    ("lat.tables", "TableError"),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,16 +42,11 @@ def _mendable() -> tuple[type[Exception], ...]:
     from lat.ledger import LedgerError
     from lat.runs import RunError
 
-    found: tuple[type[Exception], ...] = (CellError, LedgerError, RunError)
-    if "lat.data" in sys.modules:
-        from lat.data import DataError
-
-        found += (DataError,)
-    if "lat.sites" in sys.modules:
-        from lat.sites import SiteError
-
-        found += (SiteError,)
-    return found
+    found: list[type[Exception]] = [CellError, LedgerError, RunError]
+    for module, name in MENDABLE:
+        if module in sys.modules:
+            found.append(getattr(sys.modules[module], name))
+    return tuple(found)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -84,6 +86,14 @@ def parser() -> argparse.ArgumentParser:
     sub = add("import", restore, "put the records of an exported run back, so that it is finished and not repeated")
     sub.add_argument("source", type=Path)
     sub.add_argument("--check", type=int, default=0, metavar="N", help="re-derive N of the records")
+    sub = add("table", table, "make one table of the paper from the records of its cells")
+    sub.add_argument("table", help="table_1 … table_9")
+    add("figures", figures, "draw the run's figures from its ledger")
+    sub = add("report", report, "make the PDF from a ledger")
+    sub.add_argument("--reference", type=Path, help="an exported run instead: its own report.pdf, from its ledger alone")
+    sub = add("compare", compare, "does a run agree with a reference within the intervals?", run=False)
+    sub.add_argument("run", type=Path, help="folder with the run's ledger.csv")
+    sub.add_argument("reference", type=Path, help="folder with the reference's")
     return top
 
 
@@ -171,7 +181,8 @@ def collect(options: argparse.Namespace) -> int:
     from lat import collection
 
     run = _run(options)
-    missing = collection.collect(run, _folder(options, run), gaps=options.gaps)
+    folder = _folder(options, run)
+    missing = collection.collect(run, folder, folder.root, gaps=options.gaps)
     for entry, seed, step in missing:
         print(f"missing: {entry.name}@{entry.scale}, seed {seed}, {step}")
     return 0
@@ -202,6 +213,54 @@ def restore(options: argparse.Namespace) -> int:
         print(line, flush=True)
         differences += not equal
     return 1 if differences else 0
+
+
+def table(options: argparse.Namespace) -> int:
+    from lat import collection, report
+    from lat.measured import Plan
+
+    run, name = _run(options), options.table
+    folder = _folder(options, run)
+    place = folder.root / "tables" / name
+    collection.collect(run, folder, place, only=run.cells_of(name))
+    print(report.build_table(Plan.of(run), place, name, place))
+    return 0
+
+
+def figures(options: argparse.Namespace) -> int:
+    from lat import report
+    from lat.measured import Plan
+
+    run = _run(options)
+    root = _folder(options, run).root
+    report.build_figures(Plan.of(run), root, root / "figures")
+    return 0
+
+
+def report(options: argparse.Namespace) -> int:
+    from lat import report, runs
+    from lat.measured import Plan
+
+    if options.reference:
+        run = runs.load(options.reference / "config.json")
+        root, output, drawn = options.reference, options.reference / "report.pdf", None
+    else:
+        run = _run(options)
+        root, output = _folder(options, run).root, Path("reports") / f"{run.name}.pdf"
+        series, ledger = root / "figures/figures.json", root / "ledger.csv"
+        current = series.exists() and ledger.exists() and series.stat().st_mtime_ns >= ledger.stat().st_mtime_ns
+        drawn = series.parent if current else None
+    studies = {name: Plan.of(runs.load(f"config/{name}.yaml")) for name in report.STUDIES}
+    print(report.build(Plan.of(run), root, output, figures=drawn, plans=studies, sources=None))
+    return 0
+
+
+def compare(options: argparse.Namespace) -> int:
+    from lat import compare
+
+    rows = compare.compare(options.run, options.reference)
+    print(compare.text(rows), end="")
+    return 1 if any(row.agree == "no" for row in rows) else 0
 
 
 def _print_figures(figures: Iterable[Figure]) -> None:

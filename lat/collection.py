@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from lat.ledger import STEPS, LedgerError, Record, atomic, read_records, record_path, write_ledger
 from lat.runs import Entry, Run
+
+INPUTS = {"train": ("data", "weights"), "attack": ("data", "weights", "verdicts")}
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,12 @@ def jobs(run: Run) -> Iterator[tuple[Entry, int, str]]:
                 yield entry, seed, step
 
 
-def collect(run: Run, folder: Folder, *, gaps: bool = False) -> list[tuple[Entry, int, str]]:
-    """Merge the run's records into `ledger.csv` and `records.jsonl` in its folder; returns what is missing.
+def collect(
+    run: Run, folder: Folder, target: Path, *, only: Collection[str] | None = None, gaps: bool = False
+) -> list[tuple[Entry, int, str]]:
+    """Merge the run's records into `ledger.csv` and `records.jsonl` in `target`; returns what is missing.
+
+    `only` names the grid rows whose entries are merged, None all.
 
     Raises LedgerError naming the file, what was found and what the run asks for where a record is of other settings,
     of other code (unless it was imported) or of other weights than the training record's; and, unless `gaps`, for a
@@ -46,23 +53,32 @@ def collect(run: Run, folder: Folder, *, gaps: bool = False) -> list[tuple[Entry
     """
     records, missing = [], []
     for entry, seed, step in jobs(run):
+        if only is not None and entry.base not in only:
+            continue
         path = folder.record(entry, seed, step)
         if gaps and not path.exists():
             missing.append((entry, seed, step))
             continue
-        records.append(checked(run, entry, step, Record.read(path), path))
+        records.append(checked(run, (entry, seed, step), path))
     _check_weights(records, folder)
-    write_ledger(records, folder.root)
+    write_ledger(records, target)
     return missing
 
 
-def checked(run: Run, entry: Entry, step: str, record: Record, path: Path) -> Record:
-    """The record under the run's own name and scale. Raises LedgerError where it is not what the run asks for."""
+def checked(run: Run, job: tuple[Entry, int, str], path: Path) -> Record:
+    """The record in `path` under the run's own name and scale. Raises LedgerError where it is not what the run asks for
+    as the job (entry, seed, step).
+    """
+    entry, seed, step = job
+    record = Record.read(path)
     mend = f"delete {path} and run its job again"
-    if record.cell != entry.cell or record.step != step:
+    if (record.cell, record.seed, record.step) != (entry.cell, seed, step):
         raise LedgerError(
-            f"{path}: a record of {record.cell.slug}, {record.step}; {entry.cell.slug}, {step} is asked for; {mend}"
+            f"{path}: a record of {record.cell.slug}, seed {record.seed}, {record.step}; "
+            f"{entry.cell.slug}, seed {seed}, {step} is asked for; {mend}"
         )
+    if missing := [key for key in INPUTS[step] if key not in record.inputs]:
+        raise LedgerError(f"{path}: no digest of its {missing[0]}; {mend}")
     if record.settings != run.settings(step):
         raise LedgerError(f"{path}: settings {record.settings}; {run.settings(step)} are asked for; {mend}")
     expected = run.sources(entry, step)
@@ -93,7 +109,7 @@ def needs_weights(run: Run, folder: Folder, entry: Entry, seed: int) -> bool:
         return True
     path = folder.record(entry, seed, "attack")
     try:
-        return not checked(run, entry, "attack", Record.read(path), path).imported
+        return not checked(run, (entry, seed, "attack"), path).imported
     except LedgerError:
         return True
 
@@ -102,23 +118,29 @@ def export(run: Run, folder: Folder, target: Path) -> int:
     """Copy a collected run to `target`: ledger, records, verdicts, and the weights that its scales keep. Returns
     their number.
 
-    Files that are there already with the same bytes are left alone.
+    Files that are there already with the same bytes are left alone. Raises LedgerError where a file is missing or is
+    not the one that its record describes.
     """
     records = read_records(folder.root / "records.jsonl")
     kept = {scale["name"]: scale["keep"] for scale in run.config["scales"]}
     out = Folder(target)
     copied = 0
     for record in records:
-        if record.step != "attack":
-            continue
         entry = run.entry(record.cell.slug)
-        _copy(folder.verdicts(entry, record.seed), out.verdicts(entry, record.seed))
-        keep = kept[entry.scale]
-        if keep == "all" or (entry.name in keep and record.seed == 0):
-            _copy(folder.weights(entry, record.seed), out.weights(entry, record.seed))
+        if record.scale not in kept:
+            raise LedgerError(
+                f"{folder.root}: its ledger has scale {record.scale!r}, the run has not; collect it again"
+            )
+        keep = kept[record.scale]
+        if record.step == "attack":
+            _copy_checked(record, "verdicts", folder.verdicts(entry, record.seed), out.verdicts(entry, record.seed))
+        elif keep == "all" or (record.name in keep and record.seed == 0):
+            _copy_checked(record, "weights", folder.weights(entry, record.seed), out.weights(entry, record.seed))
             copied += 1
     for name in ("ledger.csv", "records.jsonl"):
         _copy(folder.root / name, target / name)
+    with atomic(target / "config.json") as temporary:
+        temporary.write_text(json.dumps(dict(run.config), indent=1, sort_keys=True) + "\n")
     return copied
 
 
@@ -147,21 +169,25 @@ def restore(run: Run, source: Path, folder: Folder) -> tuple[int, int]:
         }
         key = "weights" if record.step == "train" else "verdicts"
         origin, target = pairs[key]
-        if origin.exists():
-            _expect(origin, record.inputs[key])
-            _copy(origin, target)
-        elif record.step == "attack":
-            raise LedgerError(f"{origin}: missing beside its record; restore the file")
+        if record.step == "attack" or origin.exists():
+            _copy_checked(record, key, origin, target)
         dataclasses.replace(record, imported=True).write(path)
         put += 1
     return put, left
 
 
-def _expect(path: Path, digest: str) -> None:
-    with path.open("rb") as stream:
+def _copy_checked(record: Record, key: str, origin: Path, target: Path) -> None:
+    """Copies the file whose digest the record holds under `key`; raises LedgerError where it is not that file."""
+    if not origin.exists():
+        raise LedgerError(f"{origin}: missing beside its record; restore the file, or run its job again")
+    with origin.open("rb") as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if found != digest:
-        raise LedgerError(f"{path}: SHA-256 {found[:12]}; its record says {digest[:12]}; restore the file")
+    expected = record.inputs.get(key, "none")
+    if found != expected:
+        raise LedgerError(
+            f"{origin}: SHA-256 {found[:12]}; its record says {expected[:12]}; restore the file, or run its job again"
+        )
+    _copy(origin, target)
 
 
 def _copy(origin: Path, target: Path) -> None:

@@ -55,7 +55,7 @@ def compare(run: Path, reference: Path) -> list[Row]:
 
     Raises LedgerError where a ledger cannot be read.
     """
-    frames = [_accuracies(read_ledger(folder / "ledger.csv")) for folder in (run, reference)]
+    frames = [_accuracies(read_ledger(folder / "ledger.csv").frame) for folder in (run, reference)]
     keys = ["slug", "attack"]
     sides = [
         {(str(slug), str(attack)): _side(rows) for (slug, attack), rows in frame.groupby(keys, sort=False)}

@@ -89,7 +89,12 @@ def propagated_stack(
 
 
 def relu_output(
-    w_1: Weight, b_1: Tensor, w_2: Tensor, b_2: Tensor, x: Float[Tensor, "n in"], r: Float[Tensor, "n in"]
+    w_1: Float[Tensor, "hidden in"],
+    b_1: Float[Tensor, " hidden"],
+    w_2: Float[Tensor, "out hidden"],
+    b_2: Float[Tensor, " out"],
+    x: Float[Tensor, "n in"],
+    r: Float[Tensor, "n in"],
 ) -> Float[Tensor, "n out"]:
     """Eq. (10). The next layer's output after a ReLU for the input x + r; r = 0 gives y itself."""
     return relu(x @ w_1.T + r @ w_1.T + b_1) @ w_2.T + b_2

@@ -26,9 +26,9 @@ Booleans = NDArray[np.bool_]
 class Evaluation:
     """What was measured on n images.
 
-    clean: right on the image itself (n). For each attack: verdicts, robust or not, for the images in `index` (in that
-    order). distances: for attacks that look for the smallest distance, that distance, inf where none was found, 0 where the image is
-    misclassified as it is. seconds: wall time. finite: whether all scores that were judged are finite numbers.
+    clean: right on the image itself (n). For each attack: verdicts, robust or not, for the images in `index`, in that
+    order. distances: for attacks that look for the smallest distance, that distance, inf where none was found, 0 where
+    the image is misclassified as it is. seconds: wall time. finite: whether all scores that were judged are finite.
     """
 
     clean: Booleans
@@ -57,8 +57,9 @@ def evaluate(
     """Attack the test images, `batch` at a time, and judge every one.
 
     x is (n, C, H, W) in the box of the threats, y (n,). Random draws derive from `seed`, the attack's name and the
-    image's number, so the size of the batches and the other attacks change nothing. A network whose scores are not finite
-    is evaluated like any other: those images count as wrong, and `finite` says so. The model comes back as it was.
+    image's number, so the size of the batches and the other attacks change nothing. A network whose scores are not
+    finite is evaluated like any other: those images count as wrong, and `finite` says so. The model comes back as it
+    was.
 
     Raises what `run_attack` raises.
     """
@@ -103,7 +104,7 @@ def _clean(model: nn.Module, x: Images, y: Labels, batch: int) -> tuple[Booleans
 def worst_case(verdicts: Mapping[str, Booleans], names: Iterable[str]) -> Booleans:
     """Which images no attack of `names` broke: the AND of their verdicts, image by image.
 
-    Raises ValueError where an attack has no verdicts, where they are of different images' number, or where `names` is empty.
+    Raises ValueError where an attack has no verdicts, where the numbers of images differ, or where `names` is empty.
     """
     names = list(names)
     if not names:
@@ -119,9 +120,10 @@ def worst_case(verdicts: Mapping[str, Booleans], names: Iterable[str]) -> Boolea
 
 
 def save_verdicts(path: Path | str, evaluation: Evaluation) -> None:
-    """Write an evaluation as .npz: verdicts as packed bits, one array an attack; atomically, under the final name or not at all.
+    """Write an evaluation as .npz: verdicts as packed bits, one array an attack.
 
-    Wall times are no verdict and are left out, so that equal runs write equal bytes.
+    The file appears under its final name whole or not at all. Wall times are no verdict and are left out, so that equal
+    runs write equal bytes.
     """
     path = Path(path)
     n = len(evaluation.clean)

@@ -39,6 +39,7 @@ COLUMNS = (
 )
 STEPS = ("train", "attack")
 STATUSES = ("ok", "diverged")
+MEND = "restore the file, or delete it and run its job again"
 
 
 class LedgerError(ValueError):
@@ -109,21 +110,34 @@ class Record:
         return values | {"cell": self.cell.to_json(), "slug": self.cell.slug}
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any], origin: str = "record") -> Record:
-        """The record that `to_json` wrote; raises LedgerError naming `origin` where a key is missing or unknown."""
-        given = dict(values)
+    def from_json(cls, values: object, origin: str = "record") -> Record:
+        """The record that `to_json` wrote; raises LedgerError naming `origin` where it is not one."""
+        if not isinstance(values, Mapping):
+            raise LedgerError(f"{origin}: not a record but {type(values).__name__}; {MEND}")
+        try:
+            return cls._built(dict(values), origin)
+        except LedgerError:
+            raise
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise LedgerError(f"{origin}: not a record ({error}); {MEND}") from error
+
+    @classmethod
+    def _built(cls, given: dict[str, Any], origin: str) -> Record:
         slug = given.pop("slug", None)
         known = {entry.name for entry in fields(cls)}
         if wrong := sorted(set(given) ^ known):
             state = "missing" if wrong[0] in known else "unknown"
-            raise LedgerError(f"{origin}: key {wrong[0]!r} is {state}; delete the file and run the job again")
+            raise LedgerError(f"{origin}: key {wrong[0]!r} is {state}; {MEND}")
+        for key, allowed in (("step", STEPS), ("status", STATUSES)):
+            if given[key] not in allowed:
+                raise LedgerError(f"{origin}: {key}: {given[key]!r} is not one of {', '.join(allowed)}; {MEND}")
         given["cell"] = Cell.from_json(given["cell"])
         given["figures"] = tuple(Figure(**entry) for entry in given["figures"])
         given["curve"] = tuple(given["curve"])
         record = cls(**given)
         if slug is not None and slug != record.cell.slug:
             raise LedgerError(
-                f"{origin}: slug {slug!r} is not that of its cell, {record.cell.slug!r}; the file was altered"
+                f"{origin}: slug {slug!r} is not that of its cell, {record.cell.slug!r}; the file was altered: {MEND}"
             )
         return record
 
@@ -135,11 +149,12 @@ class Record:
     def read(cls, path: Path) -> Record:
         """The record in `path`; raises LedgerError naming the file where it is missing, cut short or altered."""
         try:
-            return cls.from_json(json.loads(path.read_text()), str(path))
+            values = json.loads(path.read_text())
         except FileNotFoundError as error:
             raise LedgerError(f"{path}: no such record; run its job") from error
-        except (json.JSONDecodeError, TypeError, KeyError, AttributeError) as error:
-            raise LedgerError(f"{path}: not a record ({error}); delete the file and run the job again") from error
+        except ValueError as error:
+            raise LedgerError(f"{path}: not a record ({error}); {MEND}") from error
+        return cls.from_json(values, str(path))
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """The record's figures as rows of the ledger, `COLUMNS` each."""
@@ -187,10 +202,15 @@ def write_ledger(records: Iterable[Record], folder: Path) -> None:
 def read_records(path: Path) -> list[Record]:
     """The records of a `records.jsonl`; raises LedgerError naming the file and line where one cannot be read."""
     records = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    try:
+        lines = path.read_text().splitlines()
+    except FileNotFoundError as error:
+        raise LedgerError(f"{path}: not there; collect the run first, or give the folder of an exported one") from error
+    for number, line in enumerate(lines, start=1):
         origin = f"{path}, line {number}"
         try:
-            records.append(Record.from_json(json.loads(line), origin))
-        except (json.JSONDecodeError, TypeError, KeyError, AttributeError) as error:
-            raise LedgerError(f"{origin}: not a record ({error}); restore the file") from error
+            values = json.loads(line)
+        except ValueError as error:
+            raise LedgerError(f"{origin}: not a record ({error}); {MEND}") from error
+        records.append(Record.from_json(values, origin))
     return records

@@ -7,7 +7,7 @@ it, and `reason` says why. No torch here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,8 +78,38 @@ class Measured:
         }
 
 
-def read_ledger(path: Path) -> pd.DataFrame:
-    """The ledger as a frame of `COLUMNS`, empty text where a column does not apply, `value` as a float.
+Rows = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """A ledger as a frame of `lat.ledger.COLUMNS`, and its rows by (scale, cell name), both in the file's order."""
+
+    frame: pd.DataFrame
+    cells: Mapping[tuple[str, str], Rows]
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame) -> Ledger:
+        cells: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+        for row in frame.to_dict("records"):
+            cells.setdefault((row["scale"], row["cell"]), []).append({str(key): value for key, value in row.items()})
+        return cls(frame, cells)
+
+    def rows(self, scale: str, cell: str | None, slugs: Mapping[tuple[str, str], str]) -> Rows:
+        """All rows of one cell at one scale; none where `cell` is None.
+
+        `slugs` maps (scale, cell) to the slug that the run resolves it to, and the slug decides: a cell trained under
+        another row's name is found, and figures of a cell that has since been changed are not.
+        """
+        slug = slugs.get((scale, str(cell)))
+        own = self.cells.get((scale, str(cell)), ())
+        if own and own[0]["slug"] == slug:
+            return own
+        return next((rows for rows in self.cells.values() if rows[0]["slug"] == slug), ())
+
+
+def read_ledger(path: Path) -> Ledger:
+    """The ledger in a file: empty text where a column does not apply, `value` as a float, `n` NaN where there is none.
 
     Raises LedgerError naming the file where it is missing, or the column where one is missing or unknown.
     """
@@ -90,57 +120,45 @@ def read_ledger(path: Path) -> pd.DataFrame:
     if wrong := sorted(set(frame.columns) ^ set(COLUMNS)):
         state = "missing" if wrong[0] in COLUMNS else "unknown"
         raise LedgerError(f"{path}: column {wrong[0]!r} is {state}; collect the run again")
-    return frame
+    return Ledger.of(frame)
 
 
-def choose(ledger: pd.DataFrame, **columns: object) -> pd.DataFrame:
-    """The rows whose columns equal the values given, e.g. `choose(ledger, scale="wide", cell="dnn")`."""
-    keep = pd.Series(True, index=ledger.index)
-    for name, value in columns.items():
-        keep &= ledger[name] == value
-    return ledger[keep]
-
-
-def figure(rows: pd.DataFrame, attack: str, *, metric: str = "", step: str = "attack", asked: bool = True) -> Measured:
+def figure(rows: Rows, attack: str, *, metric: str = "", step: str = "attack", asked: bool = True) -> Measured:
     """The figure `metric` under `attack` from one cell's `rows` of one scale (all steps, all seeds).
 
     `attack` "clean" is clean accuracy over the attacked images. A seed counts as diverged when any of its rows says
     so. `asked` says whether the run lists this cell: it decides what a gap is blamed on.
     """
-    if rows.empty:
-        return Measured("gap", "failed or unfinished" if asked else "not in this run", None, 0, 0)
+    missing = "failed or unfinished" if asked else "not in this run"
+    if not rows:
+        return Measured("gap", missing, None, 0, 0)
+    seeds = {row["seed"] for row in rows}
+    lost = {row["seed"] for row in rows if row["status"] == "diverged"}
+    found = by_seed(rows, attack, metric=metric, step=step)
+    note = f"diverged ({len(lost)} of {len(seeds)} seeds)" if lost else ""
+    if not found and lost == seeds:
+        return Measured("diverged", note, None, len(seeds), len(lost))
+    if not found:
+        if asked and step == "attack" and any(row["step"] == step for row in rows):  # attacked, but not in this way
+            missing = "not in this run"
+        return Measured("gap", missing, None, len(seeds), len(lost))
+    fractions = [row["n"] for row in found.values() if row["metric"] in FRACTIONS and row["n"] == row["n"]]
+    values = [float(found[seed]["value"]) for seed in sorted(found)]
+    estimate = over_seeds(values, int(min(fractions)) if fractions else None)
+    return Measured("ok", note, estimate, len(seeds), len(lost))
+
+
+def by_seed(rows: Rows, attack: str, *, metric: str = "", step: str = "attack") -> dict[int, Mapping[str, Any]]:
+    """The row of one figure for each seed that did not diverge. Raises LedgerError where a seed has two."""
     metric = metric or ("clean_accuracy" if attack == "clean" else "robust_accuracy")
-    lost = set(rows.loc[rows["status"] == "diverged", "seed"])
-    seeds = set(rows["seed"])
-    found = choose(rows, step=step, attack="" if attack == "clean" else attack, metric=metric)
-    alive = found[~found["seed"].isin(lost) & found["value"].notna()].sort_values("seed")
-    if alive.empty and lost and lost == seeds:
-        return Measured("diverged", f"diverged ({len(lost)} of {len(seeds)} seeds)", None, len(seeds), len(lost))
-    if alive.empty:
-        known = not asked or (step == "attack" and step in set(rows["step"]))  # attacked, and not with this attack
-        return Measured("gap", "not in this run" if known else "failed or unfinished", None, len(seeds), len(lost))
-    if alive["seed"].duplicated().any():
-        twice = alive.loc[alive["seed"].duplicated(), ["scale", "cell", "seed"]].iloc[0].to_dict()
-        raise LedgerError(f"ledger: {twice} has {metric!r} under {attack!r} twice; collect the run again")
-    examples = alive["n"].dropna()
-    n = int(examples.min()) if metric in FRACTIONS and not examples.empty else None
-    reason = f"diverged ({len(lost)} of {len(seeds)} seeds)" if lost else ""
-    return Measured("ok", reason, over_seeds(alive["value"].astype(float).tolist(), n), len(seeds), len(lost))
-
-
-def cell_rows(
-    ledger: pd.DataFrame, scale: str, cell: str | None, slugs: Mapping[tuple[str, str], str] | None = None
-) -> pd.DataFrame:
-    """All rows of one cell at one scale; none where `cell` is None.
-
-    Where `slugs` maps (scale, cell) to the slug that the run resolves it to, the slug decides: a cell trained under
-    another row's name is found, and figures of a cell that has since been changed are not.
-    """
-    if slugs is None:
-        return choose(ledger, scale=scale, cell=cell)
-    rows = choose(ledger, slug=slugs.get((scale, str(cell)), "nowhere"))
-    own = choose(rows, scale=scale, cell=cell)
-    if not own.empty or rows.empty:
-        return own
-    first = rows.iloc[0]
-    return choose(rows, scale=first["scale"], cell=first["cell"])
+    wanted = (step, "" if attack == "clean" else attack, metric)
+    lost = {row["seed"] for row in rows if row["status"] == "diverged"}
+    found: dict[int, Mapping[str, Any]] = {}
+    for row in rows:
+        if (row["step"], row["attack"], row["metric"]) != wanted or row["seed"] in lost or row["value"] != row["value"]:
+            continue
+        if row["seed"] in found:
+            place = f"{row['cell']}@{row['scale']}, seed {row['seed']}"
+            raise LedgerError(f"ledger: {place} has {metric!r} under {attack!r} twice; collect the run again")
+        found[int(row["seed"])] = row
+    return found

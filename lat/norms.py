@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ class NormError(ValueError):
     """A norm that is not known; the message names it and those that are."""
 
 
+@runtime_checkable
 class Source(Protocol):
     """Where random numbers come from, one independent row an example."""
 
@@ -61,7 +62,7 @@ def size(v: Images, norm: str) -> PerExample:
 
 
 def steepest_direction(g: Images, norm: str) -> Images:
-    """argmax over ||r|| <= 1 of <g, r>, for each example; the maximum is the dual norm of g. Shapes: (n, ...) -> (n, ...).
+    """argmax over ||r|| <= 1 of <g, r>, for each example: (n, ...) -> (n, ...). The maximum is the dual norm of g.
 
     L-infinity: sign(g). L2: g / ||g||_2, and 0 where g = 0. An entry that is NaN counts as 0, since it points nowhere,
     and an infinite one as the largest finite number.

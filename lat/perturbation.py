@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -57,12 +57,13 @@ class Term:
     """One layer's R: `direction` is sign(dL/dy) (closed) or the sign of the gradient at the scope's start (propagated).
 
     `perturbation` is R itself where it is detached; None where it is formed from the current weights in the forward
-    pass.
+    pass. `rows` is the size of the batches that R fits; 0 for any, where all slots share one R.
     """
 
     direction: Tensor
     eps: Tensor | float
     perturbation: Tensor | None
+    rows: int
 
 
 class LayerwiseAdversary:
@@ -90,12 +91,12 @@ class LayerwiseAdversary:
     * `update()` without a backward pass through the block's outputs raises PerturbationError.
     * A name that is no fully connected layer, or a layer called twice in one block, raises SiteError.
     * Under autocast R is computed in float32 and added in the dtype of the layer's output; a scaled loss changes no
-      sign.
-    * `state_dict()` and `load_state_dict()` hold R, the generator and the count, and resume bit for bit.
+      sign, and a gradient that overflows to no number has none (R is 0 there).
+    * `state_dict()` and `load_state_dict()` hold R, the generator with its seed and the count, and resume bit for bit.
     * Pairing `same` takes two passes: call `observe(lambda: criterion(model(x), y))`, then enter the block; no
       `update()`.
-    * `copy.deepcopy` of the adversary copies its model with it; inside the block it raises PerturbationError, also
-      for the model.
+    * `copy.deepcopy` of the adversary copies its model with it; inside the block it raises PerturbationError, and
+      `copy.deepcopy` of the model SiteError.
     * A compiled model is refused by name (SiteError), as compiled code drops hooks; DistributedDataParallel is
       unwrapped, each process keeping the R of its own slots; DataParallel is refused by name.
 
@@ -155,7 +156,7 @@ class LayerwiseAdversary:
 
     # The block -------------------------------------------------------------------------------------------------------
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> LayerwiseAdversary:
         if self._inside:
             raise PerturbationError("the block is entered already; leave it first")
         self._mismatched = False
@@ -181,14 +182,17 @@ class LayerwiseAdversary:
         term = self._terms.get(name)
         if term is None or not self.model.training:
             return None
-        rows = max(term.direction.shape[0], term.eps.shape[0] if isinstance(term.eps, Tensor) else 1)
-        if rows not in (1, y.shape[0]):
+        if term.rows not in (0, y.shape[0]):
             self._mismatched = True
             return None
         if term.perturbation is not None:
             return term.perturbation
-        with torch.autocast(y.device.type, enabled=False):
+        with self._full_precision():
             return self._form(name, term)
+
+    def _full_precision(self) -> torch.autocast:
+        """A block in which autocast is off: R is formed in the dtype of the weights."""
+        return torch.autocast(self._modules[self.layers[0]].weight.device.type, enabled=False)
 
     def _weights(self, name: str) -> list[Tensor]:
         return [self._modules[entry].weight for entry in self._paths[name]]
@@ -214,7 +218,9 @@ class LayerwiseAdversary:
                 "update() has no block to learn from: run a forward pass inside one, leave it, and call backward()"
             )
         gradients, self._tap = self._tap.gradients, None
-        self._terms = self._terms_from(gradients, "call loss.backward() before update()")
+        self._terms = self._terms_from(
+            gradients, "call loss.backward() before update(), with the layer in training mode"
+        )
 
     def observe(self, loss: Callable[[], Tensor]) -> None:
         """Pairing `same`: R from this very batch, by a plain pass before the block.
@@ -231,13 +237,16 @@ class LayerwiseAdversary:
         with Tap(self._watched, lambda name, y: None) as tap:
             value = loss()
         missing = "the loss given to observe() must come from the model in training mode"
-        outputs = {name: y for name, y in tap.outputs.items() if y.requires_grad}
-        found = torch.autograd.grad(value, list(outputs.values()), allow_unused=True) if outputs else ()
-        reached = {name: g for name, g in zip(outputs, found, strict=True) if g is not None}
-        self._terms = self._terms_from(reached, missing)
+        edges = [edge for edge in tap.edges.values() if edge is not None]
+        if edges:
+            torch.autograd.grad(value, edges, allow_unused=True)
+        self._terms = self._terms_from(tap.gradients, missing)
 
-    @torch.no_grad()
     def _terms_from(self, gradients: Mapping[str, Tensor], mend: str) -> dict[str, Term]:
+        with torch.no_grad(), self._full_precision():
+            return self._terms_of(gradients, mend)
+
+    def _terms_of(self, gradients: Mapping[str, Tensor], mend: str) -> dict[str, Term]:
         shared: Tensor | float | None = None
         terms = {}
         for name in self.layers:
@@ -251,10 +260,11 @@ class LayerwiseAdversary:
             if self.reading.pairing == "mean":
                 g = g.mean(dim=0, keepdim=True)
             source = g if closed else equations.input_gradient(g, weight)
-            direction = torch.sign(source)
+            direction = torch.sign(source).nan_to_num_(nan=0.0)
             if self.reading.scope == "local" or self.law.draw == "element" or shared is None:
                 shared = draw_epsilon(self.law, (n, *direction.shape[1:]), direction, self._rng(g.device))
-            term = Term(direction, shared, None)
+            one_for_all = self.reading.pairing == "mean" and self.law.draw == "batch"
+            term = Term(direction, shared, None, 0 if one_for_all else n)
             if self.reading.gradient == "detached":
                 term.perturbation = self._form(name, term)
             terms[name] = term
@@ -272,7 +282,7 @@ class LayerwiseAdversary:
     @property
     def perturbations(self) -> dict[str, Tensor]:
         """R^t by layer, (n, out) or (1, out), as the next block would add it; empty at t = 0."""
-        with torch.no_grad():
+        with torch.no_grad(), self._full_precision():
             return {
                 name: self._form(name, term) if term.perturbation is None else term.perturbation
                 for name, term in self._terms.items()
@@ -281,14 +291,20 @@ class LayerwiseAdversary:
     # State -----------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """R, the generator's state and the count of skipped batches: tensors, numbers and None alone."""
+        """R, the generator's state and seed, and the count of skipped batches: tensors, numbers, text and None."""
         return {
             "terms": {
-                name: {"direction": term.direction, "eps": term.eps, "perturbation": term.perturbation}
+                name: {
+                    "direction": term.direction,
+                    "eps": term.eps,
+                    "perturbation": term.perturbation,
+                    "rows": term.rows,
+                }
                 for name, term in self._terms.items()
             },
             "generator": None if self._generator is None else self._generator.get_state(),
             "device": None if self._generator is None else str(self._generator.device),
+            "seed": self.seed,
             "skipped": self.skipped,
         }
 
@@ -299,6 +315,7 @@ class LayerwiseAdversary:
                 f"state of layers {', '.join(state['terms'])}; this adversary perturbs {', '.join(self.layers)}"
             )
         self._terms = {name: Term(**term) for name, term in state["terms"].items()}
+        self.seed = state["seed"]
         self._generator = None
         if state["generator"] is not None:
             self._generator = torch.Generator(state["device"])

@@ -9,10 +9,12 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import yaml
 
@@ -40,6 +42,7 @@ ROW_KEYS = (
 SCALE_KEYS = ("model", "width", "epochs")
 SCHEDULE_KEYS = ("batch", "lr", "momentum", "weight_decay", "schedule")
 ABSENT = "-"
+SAFE = r"[A-Za-z0-9][A-Za-z0-9_.+-]*"
 
 
 class RunError(ValueError):
@@ -85,10 +88,12 @@ class Run:
 
     def entry(self, label: str) -> Entry:
         """The entry that `label` means: a slug, `name@scale`, or a name that stands at one scale. Raises RunError
-        otherwise.
+        otherwise. Where entries share a cell, its slug means the one with the most seeds.
         """
+        if same := [e for e in self.entries if label == e.cell.slug]:
+            return max(same, key=lambda e: e.seeds)
         name, _, scale = label.partition("@")
-        found = [e for e in self.entries if label == e.cell.slug or (e.name == name and scale in ("", e.scale))]
+        found = [e for e in self.entries if e.name == name and scale in ("", e.scale)]
         if not found:
             known = ", ".join(dict.fromkeys(f"{e.name}@{e.scale}" for e in self.entries))
             raise RunError(f"cell: {label!r} is not in run {self.name!r}; it has {known}")
@@ -103,6 +108,10 @@ class Run:
         cell = entry.cell
         kinds = [str(attack["kind"]) for attack in self.attacks.values()]
         return sources.digest(step, {cell.model, *(cell.methods if step == "train" else kinds)})
+
+    def digests(self) -> dict[tuple[str, str], str]:
+        """The present code's digest by (slug, step)."""
+        return {(e.cell.slug, step): self.sources(e, step) for e in self.entries for step in sources.ENTRIES}
 
     def settings(self, step: str) -> dict[str, Any]:
         """What decides a step's result beside the cell and the code: for attacks, the part and every attack's
@@ -121,6 +130,9 @@ def load(source: str | Path | Mapping[str, Any]) -> Run:
     rows = read_rows(ROOT / config["grid"])
     attacks = _attacks(config)
     entries: dict[tuple[str, str], Entry] = {}
+    scales = [scale["name"] for scale in config["scales"]]
+    if twice := [name for name in scales if scales.count(name) > 1]:
+        raise RunError(f"scales: {twice[0]!r} stands twice; give one of them another name")
     for scale in config["scales"]:
         names = list(rows) if scale["cells"] == "all" else scale["cells"]
         for name in names:
@@ -135,7 +147,7 @@ def load(source: str | Path | Mapping[str, Any]) -> Run:
 
 def read_rows(path: Path) -> dict[str, dict[str, str]]:
     """The grid's rows by name, without the comment column. Raises RunError naming the file, the line and the column."""
-    with path.open(newline="") as stream:
+    with _opened(path, "grid") as stream:
         reader = csv.DictReader(stream, delimiter="\t")
         expected = ["cell", *ROW_KEYS, "comment"]
         if reader.fieldnames != expected:
@@ -147,7 +159,7 @@ def read_rows(path: Path) -> dict[str, dict[str, str]]:
         for number, row in enumerate(reader, start=2):
             if None in row or None in row.values():
                 raise RunError(
-                    f"{path.name}, line {number}: {len(expected)} columns, separated by tabs, are needed; {ABSENT!r} is none"
+                    f"{path.name}, line {number}: {len(expected)} columns, divided by tabs, are needed; {ABSENT!r} is none"
                 )
             name = row.pop("cell")
             del row["comment"]
@@ -162,6 +174,11 @@ def resolve(
 ) -> Cell:
     """The cell of a grid row under a run file, a scale and overrides; what does not apply to its method is left out."""
     values = {**config["schedule"], **{key: scale[key] for key in SCALE_KEYS}, **row, **overrides}
+    for key, value in overrides.items():
+        if not isinstance(value, str | int | float):
+            raise RunError(f"{key}: {value!r} in an override; give one value, as a grid row has it")
+    if not isinstance(values["width"], int):
+        raise RunError(f"width: {values['width']!r} must be a whole number such as 10")
     method = str(values["method"])
     layerwise = "layerwise" in method.split("+")
     conventional = bool(set(method.split("+")) - {"standard", "layerwise"}) and values["input_law"] != ABSENT
@@ -170,7 +187,7 @@ def resolve(
         model=values["model"],
         width=values["width"],
         method=method,
-        layers=tuple(str(values["layers"]).split(",")) if layerwise else (),
+        layers=tuple(str(values["layers"]).split(",")) if layerwise and values["layers"] != ABSENT else (),
         law=_law(values["law"], values["radius"], values["draw"], "radius") if layerwise else None,
         reading=Reading(**{key: values[key] for key in ("form", "scope", "pairing", "gradient", "at", "reset")})
         if layerwise
@@ -187,11 +204,12 @@ def resolve(
 
 def _law(kind: str, radius: object, draw: str, key: str) -> Law:
     try:
-        return Law(kind, float(str(radius)), draw)
-    except ValueError as error:
-        if isinstance(error, CellError):
-            raise
-        raise RunError(f"{key}: {radius!r} is no number; write one such as 0.1") from error
+        number = float(str(radius))
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise RunError(f"{key}: {radius!r} is no number; write one such as 0.1")
+    return Law(kind, number, draw)
 
 
 def _flag(key: str, value: object) -> bool:
@@ -223,8 +241,12 @@ def _add(
     overrides = {key: value for key, value in overrides.items() if rows[base].get(key) != ABSENT}
     try:
         cell = resolve(rows[base], config, scale, overrides)
-    except CellError as error:
-        raise CellError(f"cell {name!r}: {error}") from error
+    except (CellError, RunError) as error:
+        raise type(error)(f"cell {name!r}: {error}") from error
+    if not re.fullmatch(SAFE, cell.slug):
+        raise RunError(
+            f"cell {name!r}: its dataset or a layer gives the file name {cell.slug!r}; use letters and digits"
+        )
     _registered("lat.models", "model", cell.model)
     for part in cell.methods:
         _registered("lat.defences", "method", part)
@@ -250,7 +272,9 @@ def _named_scales(config: Mapping[str, Any], names: Sequence[str]) -> list[Mappi
 
 
 def _attacks(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    settings = yaml.safe_load((ROOT / config["attacks"]["file"]).read_text())
+    path = ROOT / config["attacks"]["file"]
+    with _opened(path, "attacks.file") as stream:
+        settings = _parsed(stream.read(), path.name)
     _check(settings, "attacks")
     available: Mapping[str, Mapping[str, Any]] = settings.get("attacks", settings)
     names = config["attacks"]["names"]
@@ -259,16 +283,36 @@ def _attacks(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {name: available[name] for name in names}
 
 
+def _opened(path: Path, key: str) -> TextIO:
+    """The file that `key` of the run file names, opened. Raises RunError where it is not there."""
+    try:
+        return path.open(newline="")
+    except OSError as error:
+        raise RunError(f"{key}: {path} cannot be read ({error.strerror}); name a file of the project") from error
+
+
+def _parsed(text: str, origin: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RunError(f"{origin}: not YAML ({' '.join(str(error).split())}); mend that place") from error
+
+
 def _read(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(source, Mapping):
         return dict(source)
     text = str(source)
     if text.lstrip().startswith("{"):
-        return dict(json.loads(text))
+        try:
+            return dict(json.loads(text))
+        except json.JSONDecodeError as error:
+            raise RunError(f"config: no JSON object ({error}); give one, or the path of a run file") from error
     try:
-        found = yaml.safe_load(Path(text).read_text())
-    except FileNotFoundError as error:
-        raise RunError(f"config: {text} does not exist; give a run file such as config/quick.yaml") from error
+        found = _parsed(Path(text).read_text(), text)
+    except OSError as error:
+        raise RunError(
+            f"config: {text} cannot be read ({error.strerror}); give a run file such as config/quick.yaml"
+        ) from error
     if not isinstance(found, dict):
         raise RunError(f"config: {text} is no mapping of keys; see config/quick.yaml")
     return found
@@ -276,9 +320,11 @@ def _read(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
 
 def _check(values: object, schema: str) -> None:
     """Raises RunError with the first violation of workflow/schemas/<schema>.schema.yaml, by its key."""
-    from jsonschema import Draft202012Validator
+    from jsonschema import Draft202012Validator, validators
 
-    validator = Draft202012Validator(yaml.safe_load((ROOT / f"workflow/schemas/{schema}.schema.yaml").read_text()))
+    whole = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
+    strict = validators.extend(Draft202012Validator, type_checker=whole)  # 10.0 would be another cell than 10
+    validator = strict(yaml.safe_load((ROOT / f"workflow/schemas/{schema}.schema.yaml").read_text()))
     for error in sorted(validator.iter_errors(values), key=lambda e: list(map(str, e.path))):
         place = ".".join(map(str, error.path)) or "top level"
         raise RunError(f"{schema} file, {place}: {error.message}; see workflow/schemas/{schema}.schema.yaml")

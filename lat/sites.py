@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import NoReturn, Self
+from typing import NoReturn
 
 import torch
 from torch import Tensor, fx, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn import functional
 
 PERTURBABLE = (nn.Linear,)
@@ -107,18 +108,21 @@ def activation_after(order: Sequence[tuple[str, nn.Module]], name: str) -> str:
 class Tap:
     """While its block lasts, changes the outputs of named modules and records the gradients that reach them.
 
-    `change(name, y)` returns what is added to the output y (n, out) of module `name`, or None for nothing. `outputs`
-    holds the changed outputs, and `gradients` what backward passes through them have summed up, also after the block.
-    Modules in eval mode are left alone. The hooks are gone when the block ends, whatever was raised in it.
+    `change(name, y)` returns what is added to the output y (n, out) of module `name`, or None for nothing. `edges`
+    holds the places of the changed outputs in the graph (None where no gradient is asked for), and `gradients` the
+    dL/dy (n, out) that backward passes through them have summed up, also after the block; a module that changes its
+    input in place, such as ReLU(inplace=True), does not change them. Modules in eval mode are left alone. The hooks
+    are gone when the block ends, whatever was raised in it.
     """
 
     def __init__(self, modules: Mapping[str, nn.Module], change: Callable[[str, Tensor], Tensor | None]) -> None:
         self.modules = modules
         self.change = change
-        self.outputs: dict[str, Tensor] = {}
+        self.edges: dict[str, GradientEdge | None] = {}
+        self.gradients: dict[str, Tensor] = {}
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Tap:
         for name, module in self.modules.items():
             self._handles.append(module.register_forward_hook(_Hook(self, name)))
         return self
@@ -128,11 +132,6 @@ class Tap:
     ) -> None:
         while self._handles:
             self._handles.pop().remove()
-
-    @property
-    def gradients(self) -> dict[str, Tensor]:
-        """dL/dy (n, out) by module, of those that a backward pass has reached."""
-        return {name: y.grad for name, y in self.outputs.items() if y.requires_grad and y.grad is not None}
 
 
 class _Hook:
@@ -146,16 +145,28 @@ class _Hook:
         if not module.training:
             return None
         tap, name = self.tap, self.name
-        if name in tap.outputs:
+        if name in tap.edges:
             raise SiteError(
                 f"layers: {name!r} was called twice inside one block; a perturbation needs one forward pass"
             )
         change = tap.change(name, y)
         changed = y if change is None else y + change.to(y.dtype)
-        tap.outputs[name] = changed
+        tap.edges[name] = get_gradient_edge(changed) if changed.requires_grad else None
         if changed.requires_grad:
-            changed.retain_grad()
+            changed.register_hook(_Sum(tap.gradients, name))
         return changed
 
     def __deepcopy__(self, memo: object) -> NoReturn:
         raise SiteError("deepcopy inside the block would copy its hooks; leave the block first")
+
+
+class _Sum:
+    """The gradient hook of one output: sums up what reaches it. It holds no tensor of the graph, and so no cycle."""
+
+    def __init__(self, sums: dict[str, Tensor], name: str) -> None:
+        self.sums = sums
+        self.name = name
+
+    def __call__(self, g: Tensor) -> None:
+        before = self.sums.get(self.name)
+        self.sums[self.name] = g.detach() if before is None else before + g.detach()

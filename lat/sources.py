@@ -30,7 +30,7 @@ def digest(step: str, used: Collection[str], package: Path = PACKAGE) -> str:
 def _digest(step: str, used: tuple[str, ...], package: Path) -> str:
     found = hashlib.sha256()
     for name, tree in modules(step, used, package).items():
-        found.update(f"{name}\n{ast.dump(tree)}\n".encode())
+        found.update(f"{name}\n{_spelled(tree)}\n".encode())
     return found.hexdigest()
 
 
@@ -51,6 +51,20 @@ def registered(name: str, package: Path = PACKAGE) -> list[str]:
     tree = ast.parse(_path(name, package).read_text())
     mapping = next(node.value for node in tree.body if _assigns(node, REGISTRIES[name]))  # type: ignore[attr-defined]
     return [ast.literal_eval(key) for key in mapping.keys]
+
+
+def _spelled(value: object) -> str:
+    """A tree in one spelling for all versions of Python: `ast.dump` as 3.11 writes it, without what was added since."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_spelled, value))}]"
+    if not isinstance(value, ast.AST):
+        return repr(value)
+    given = [
+        f"{name}={_spelled(entry)}"
+        for name, entry in ast.iter_fields(value)
+        if not (entry is None and getattr(type(value), name, ...) is None) and not (name == "type_params" and not entry)
+    ]
+    return f"{type(value).__name__}({', '.join(given)})"
 
 
 def _meaning(path: Path, name: str, used: Collection[str]) -> ast.Module:

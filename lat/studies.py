@@ -7,13 +7,11 @@ in it: `fc_34 form=closed pairing=mean`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-import pandas as pd
-
-from lat.intervals import Estimate, over_seeds
-from lat.measured import WORST_CASE, Plan, choose, figure
+from lat.intervals import over_seeds
+from lat.measured import WORST_CASE, Ledger, Plan, Rows, by_seed, figure
 
 CALIBRATED_ON = ("clean", "fgsm", "ifgsm", "pgd")
 FAMILIES = ("layerwise", "fgsm", "pgd")
@@ -36,17 +34,16 @@ def split_name(name: str) -> tuple[str, dict[str, str]]:
     return base, dict(change.split("=", 1) for change in changes)
 
 
-def calibration(ledger: pd.DataFrame, reported: Mapping[str, float]) -> dict[str, Any]:
+def calibration(ledger: Ledger, reported: Mapping[str, float]) -> dict[str, Any]:
     """The undefended network over a grid of widths, and its distance to the paper's undefended row.
 
     The distance is the root mean square, over `CALIBRATED_ON`, of the differences of means over seeds to `reported`
     (fractions), in points. The width chosen is the nearest one; of a tie, the smallest. Widths of which a figure is
     missing, or all seeds diverged, have no distance.
     """
-    undefended = choose(ledger, method="standard")
+    undefended = [rows for rows in ledger.cells.values() if rows[0]["method"] == "standard"]
     widths = []
-    for width in sorted(set(undefended["width"])):
-        rows = choose(undefended, width=width)
+    for rows in sorted(undefended, key=lambda rows: int(rows[0]["width"])):
         found = {key: figure(rows, key) for key in CALIBRATED_ON}
         means = {key: entry.estimate.mean for key, entry in found.items() if entry.estimate is not None}
         gaps = [entry.reason for entry in found.values() if entry.state != "ok"]
@@ -56,7 +53,7 @@ def calibration(ledger: pd.DataFrame, reported: Mapping[str, float]) -> dict[str
             distance = 100 * math.sqrt(math.fsum(squares) / len(squares))
         widths.append(
             {
-                "width": int(width),
+                "width": int(rows[0]["width"]),
                 "seeds": max(entry.seeds for entry in found.values()),
                 "diverged": max(entry.diverged for entry in found.values()),
                 "means": means,
@@ -86,19 +83,20 @@ def family(method: str) -> str:
     return next((name for name in FAMILIES if name in parts), "")
 
 
-def readings(ledger: pd.DataFrame, plan: Plan | None = None) -> dict[str, Any]:
+def readings(ledger: Ledger, plan: Plan | None = None) -> dict[str, Any]:
     """The reading study: every point of the grid, ranked by worst-case accuracy within its scale and method family.
 
     Diverged points come last and win nothing. Where `plan` is given, `asked` counts the points that the run lists, so
     that an unfinished study says so and names no winner of that group.
     """
     groups = []
-    for scale in dict.fromkeys(ledger["scale"]):
+    for scale in dict.fromkeys(scale for scale, _ in ledger.cells):
+        cells = [rows for (where, _), rows in ledger.cells.items() if where == scale]
         for name in FAMILIES:
-            mine = ledger[(ledger["scale"] == scale) & (ledger["method"].map(family) == name)]
-            if mine.empty:
+            mine = [rows for rows in cells if family(rows[0]["method"]) == name]
+            if not mine:
                 continue
-            ranked = sorted((_point(rows) for _, rows in mine.groupby("cell", sort=False)), key=_rank)
+            ranked = sorted((_point(rows) for rows in mine), key=_rank)
             for place, point in enumerate(ranked, start=1):
                 point["rank"] = place if point["worst_case"] is not None else None
             alive = [point for point in ranked if point["worst_case"] is not None]
@@ -108,7 +106,7 @@ def readings(ledger: pd.DataFrame, plan: Plan | None = None) -> dict[str, Any]:
             groups.append(
                 {
                     "scale": scale,
-                    "width": int(mine["width"].iloc[0]),
+                    "width": int(mine[0][0]["width"]),
                     "family": name,
                     "asked": asked,
                     "measured": len(alive) + len(lost),
@@ -117,19 +115,20 @@ def readings(ledger: pd.DataFrame, plan: Plan | None = None) -> dict[str, Any]:
                     "points": ranked,
                 }
             )
-    examples = ledger.loc[ledger["attack"] == WORST_CASE, "n"].dropna()
+    frame = ledger.frame
+    examples = frame.loc[frame["attack"] == WORST_CASE, "n"].dropna()
     images = int(examples.max()) if len(examples) else None
     return {"columns": list(SHOWN), "images": images, "groups": groups}
 
 
-def _point(rows: pd.DataFrame) -> dict[str, Any]:
+def _point(rows: Rows) -> dict[str, Any]:
     found = {key: figure(rows, key) for key in SHOWN}
-    base, changes = split_name(rows["cell"].iloc[0])
+    base, changes = split_name(rows[0]["cell"])
     worst = found[WORST_CASE]
     lost = worst.diverged > 0  # a point that trains on some seeds only is not one to build on
     return {
-        "cell": rows["cell"].iloc[0],
-        "slug": rows["slug"].iloc[0],
+        "cell": rows[0]["cell"],
+        "slug": rows[0]["slug"],
         "base": base,
         "changes": " ".join(f"{key}={value}" for key, value in changes.items()),
         "state": "diverged" if lost else worst.state,
@@ -148,19 +147,18 @@ def _asked(plan: Plan, scale: str, bases: set[str]) -> int:
     return sum(split_name(name)[0] in bases for where, name in plan.slugs if where == scale)
 
 
-def sensitivity(
-    ledger: pd.DataFrame, assumptions: Iterable[Mapping[str, Any]], plan: Plan | None = None
-) -> dict[str, Any]:
+def sensitivity(ledger: Ledger, assumptions: Iterable[Mapping[str, Any]], plan: Plan | None = None) -> dict[str, Any]:
     """Each alternative of the assumptions register against the default: change in points of each base row.
 
     Changes are paired by seed (same initialisation and batches). `plan`, where given, tells an alternative that does
     not apply to a row (it resolves to the default cell, so the run does not list it) from one that is missing.
     """
-    scale = next(iter(ledger["scale"]), "")
-    mine = choose(ledger, scale=scale)
-    names = list(dict.fromkeys(mine["cell"]))
-    bases = list(dict.fromkeys(split_name(name)[0] for name in names))
-    default = {base: {key: figure(choose(mine, cell=base), key) for key in CHANGES} for base in bases}
+    scale = next((where for where, _ in ledger.cells), "")
+    mine = {name: rows for (where, name), rows in ledger.cells.items() if where == scale}
+    names = list(mine)
+    listed_names = [name for where, name in plan.slugs if where == scale] if plan else names
+    bases = list(dict.fromkeys(split_name(name)[0] for name in listed_names))
+    default = {base: {key: figure(mine.get(base, ()), key) for key in CHANGES} for base in bases}
     listed = [
         {"assumption": entry["id"], "id": option["id"], "set": option["set"]}
         for entry in assumptions
@@ -171,12 +169,12 @@ def sensitivity(
         row: dict[str, Any] = {"assumption": option["assumption"], "id": option["id"], "cells": {}}
         for base in bases:
             name = next((name for name in names if _is(name, base, option["set"])), None)
-            asked = plan is None or any(w == scale and _is(name, base, option["set"]) for w, name in plan.slugs)
-            row["cells"][base] = _change(mine, base, name, asked)
+            asked = any(_is(name, base, option["set"]) for name in listed_names) if plan else True
+            row["cells"][base] = _change(mine.get(base, ()), mine[name] if name else None, asked)
         alternatives.append(row)
     return {
         "scale": scale,
-        "width": int(mine["width"].iloc[0]) if len(mine) else None,
+        "width": int(mine[names[0]][0]["width"]) if names else None,
         "columns": list(CHANGES),
         "bases": bases,
         "default": {
@@ -204,33 +202,28 @@ def _is(name: str, base: str, setting: Mapping[str, Any]) -> bool:
     return True
 
 
-def _change(ledger: pd.DataFrame, base: str, name: str | None, asked: bool) -> dict[str, Any]:
-    """One alternative of one row: for each of `CHANGES` the mean difference to the default, a fraction and its text."""
-    if name is None:
+def _change(default: Rows, rows: Rows | None, asked: bool) -> dict[str, Any]:
+    """One alternative of one row: for each of `CHANGES` the mean difference to the default, a fraction and its text.
+
+    `rows` is None where there are none: a gap where the run asks for them, else the alternative does not apply.
+    """
+    if rows is None:
         return {"state": "gap" if asked else "same", "reason": "not in this run" if asked else "", "columns": {}}
-    rows = choose(ledger, cell=name)
     columns: dict[str, Any] = {}
     for key in CHANGES:
-        found, before = figure(rows, key), _by_seed(choose(ledger, cell=base), key)
-        after = _by_seed(rows, key)
-        pairs = [after[seed] - before[seed] for seed in sorted(set(after) & set(before))]
-        if found.state != "ok" or not pairs:
+        found, before, after = figure(rows, key), by_seed(default, key), by_seed(rows, key)
+        pairs = [
+            float(after[seed]["value"]) - float(before[seed]["value"]) for seed in sorted(set(after) & set(before))
+        ]
+        if not pairs:
             columns[key] = {"difference": None, "text": "", "seeds": 0, "reason": found.reason or "no common seed"}
             continue
-        estimate: Estimate = over_seeds(pairs, None)
+        estimate = over_seeds(pairs, None)
         columns[key] = estimate.to_json() | {
             "difference": estimate.mean,
             "text": _signed(estimate.mean),
             "reason": found.reason,
         }
-    states: Sequence[str] = [figure(rows, key).state for key in CHANGES]
-    lost = figure(rows, CHANGES[0])
-    return {"state": states[0] if len(set(states)) == 1 else "ok", "reason": lost.reason, "columns": columns}
-
-
-def _by_seed(rows: pd.DataFrame, key: str) -> dict[int, float]:
-    """Value by seed of the seeds that did not diverge."""
-    lost = set(rows.loc[rows["status"] == "diverged", "seed"])
-    metric = "clean_accuracy" if key == "clean" else "robust_accuracy"
-    found = choose(rows, step="attack", attack="" if key == "clean" else key, metric=metric)
-    return {int(s): float(v) for s, v in zip(found["seed"], found["value"], strict=True) if s not in lost}
+    first = figure(rows, CHANGES[0])
+    state = first.state if all(entry["difference"] is None for entry in columns.values()) else "ok"
+    return {"state": state, "reason": first.reason, "columns": columns}

@@ -12,12 +12,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import yaml
 
 from lat.intervals import Estimate
 from lat.ledger import atomic
-from lat.measured import WORST_CASE, Measured, Plan, Scale, cell_rows, figure
+from lat.measured import WORST_CASE, Ledger, Measured, Plan, Scale, figure
 
 LABELS = {"clean": "Clean", "fgsm": "FGSM", "ifgsm": "IFGSM", "pgd": "PGD", "eot": "EoT", "cw": "C&W"}
 LABELS |= {WORST_CASE: "Worst case"}
@@ -41,6 +40,17 @@ def named_table(tables: Iterable[dict[str, Any]], name: str) -> dict[str, Any]:
     if name not in known:
         raise TableError(f"table: {name!r} is not known; use one of {', '.join(known)}")
     return known[name]
+
+
+def labels_of(tables: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """The name a cell goes by outside the tables: its row in the last table that shows it, favourable or not."""
+    found: dict[str, str] = {}
+    for table in tables:
+        for row in [*table["rows"], *(table.get("extra") or [])]:
+            for cell in (row["cell"], row.get("best")):
+                if cell:
+                    found[cell] = row["row"]
+    return found
 
 
 def percent(value: float, places: int = 1) -> str:
@@ -70,20 +80,15 @@ def shown(measured: Measured, reported: float | None) -> dict[str, Any]:
     return entry
 
 
-def training_cost(ledger: pd.DataFrame, plan: Plan, scale: Scale, cell: str | None) -> dict[str, Any]:
+def training_cost(ledger: Ledger, plan: Plan, scale: Scale, cell: str | None) -> dict[str, Any]:
     """Training wall time of a cell, mean over seeds in seconds, and as a multiple of the undefended cell's there."""
-    seconds = []
-    for name in (cell, BASELINE):
-        rows = cell_rows(ledger, scale.name, name, plan.slugs)
-        found = figure(rows, "", metric="wall_s", step="train")
-        seconds.append(found.estimate.mean if found.estimate else None)
-    own, baseline = seconds
+    own, baseline = (_train_mean(ledger, plan, scale, name, "wall_s") for name in (cell, BASELINE))
     ratio = own / baseline if own is not None and baseline else None
     return {"seconds": own, "ratio": ratio, "text": f"{ratio:.1f}×" if ratio is not None else ""}
 
 
 def line(
-    ledger: pd.DataFrame,
+    ledger: Ledger,
     plan: Plan,
     scale: Scale,
     cell: str | None,
@@ -91,7 +96,7 @@ def line(
     columns: Sequence[str],
 ) -> dict[str, Any]:
     """One cell at one scale: every column, the worst case, the cost, and the state of the line as a whole."""
-    rows = cell_rows(ledger, scale.name, cell, plan.slugs)
+    rows = ledger.rows(scale.name, cell, plan.slugs)
     measured = {key: figure(rows, key, asked=cell in scale.cells) for key in (*columns, WORST_CASE)}
     states = {entry.state for entry in measured.values()}
     lost = max(entry.diverged for entry in measured.values())
@@ -113,7 +118,7 @@ def line(
     }
 
 
-def build(ledger: pd.DataFrame, table: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
+def build(ledger: Ledger, table: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
     """One table: each row's reported numbers and, for every scale, its measured line; the favourable reading beside.
 
     `table` is an entry of `load_tables`. A row without a cell has no measured line.
@@ -160,6 +165,45 @@ def build(ledger: pd.DataFrame, table: Mapping[str, Any], plan: Plan) -> dict[st
         ],
         "notes": list(table.get("notes") or []),
     }
+
+
+def costs(ledger: Ledger, plan: Plan, labels: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Beside the tables, a line a (scale, cell): training cost, time of a step, and the L2 distance C&W needs.
+
+    Seconds, milliseconds, and distances in the data's units; ratios are to the undefended cell at the same scale.
+    """
+    out = []
+    for scale in plan.scales:
+        steps = {cell: _train_mean(ledger, plan, scale, cell, "step_ms") for cell in (*scale.cells, BASELINE)}
+        for cell in scale.cells:
+            rows = ledger.rows(scale.name, cell, plan.slugs)
+            distance = figure(rows, "cw_l2", metric="median_l2").estimate
+            reached = figure(rows, "cw_l2", metric="success_rate").estimate
+            cost = training_cost(ledger, plan, scale, cell)
+            step, base = steps[cell], steps[BASELINE]
+            out.append(
+                {
+                    "scale": scale.name,
+                    "width": scale.width,
+                    "cell": cell,
+                    "row": labels.get(cell, cell),
+                    "favourable": cell.endswith("_best"),
+                    "seconds_text": f"{cost['seconds']:.0f}" if cost["seconds"] is not None else "",
+                    "ratio_text": cost["text"],
+                    "step_text": f"{step:.2f}" if step is not None else "",
+                    "step_ratio_text": f"{step / base:.2f}×" if step is not None and base else "",
+                    "l2_text": f"{distance.mean:.2f}" if distance else "",
+                    "reached_text": percent(reached.mean) if reached else "",
+                    "reason": figure(rows, "clean", asked=True).reason,
+                }
+            )
+    return out
+
+
+def _train_mean(ledger: Ledger, plan: Plan, scale: Scale, cell: str | None, metric: str) -> float | None:
+    """Mean over seeds of a figure of the training step; None where no seed has it."""
+    found = figure(ledger.rows(scale.name, cell, plan.slugs), "", metric=metric, step="train")
+    return found.estimate.mean if found.estimate else None
 
 
 def flat(table: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -176,12 +176,35 @@ def test_downward_imports_are_allowed(tmp_path: Path) -> None:
     assert violations(tmp_path) == []
 
 
-@pytest.mark.parametrize(
-    "module",
-    ["lat", *(name for name, _ in modules(ROOT) if name != "lat" and unit(name) in {*WITHOUT_TORCH, "cli"})],
-)
-def test_importing_it_does_not_load_torch(module: str) -> None:
-    code = f"import sys, {module}; print(*sorted({TORCH!r} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+IMPORT_EACH = """
+import importlib, sys
+torch, *modules = sys.argv[1:]
+for module in modules:
+    importlib.import_module(module)
+    loaded = set(torch.split(",")) & set(sys.modules)
+    if loaded:
+        sys.exit(f"importing {module} loads {', '.join(sorted(loaded))}")
+print(len(modules))
+"""
+
+
+def import_each(root: Path, names: list[str]) -> subprocess.CompletedProcess[str]:
+    """Imports the modules one after the other in a fresh interpreter, which stops at the first that loads torch."""
+    command = [sys.executable, "-c", IMPORT_EACH, ",".join(sorted(TORCH)), *names]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+
+
+def test_what_starts_fast_does_not_load_torch() -> None:
+    names = [name for name, _ in modules(ROOT) if name == "lat" or unit(name) in {*WITHOUT_TORCH, "cli"}]
+    done = import_each(ROOT, names)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == []
+    assert int(done.stdout) == len(names)
+
+
+def test_loading_torch_is_noticed(tmp_path: Path) -> None:
+    for name, source in {"quiet": "", "loud": "import torch"}.items():
+        (tmp_path / f"{name}.py").write_text(source, encoding="utf-8")
+    (tmp_path / "torch.py").write_text("", encoding="utf-8")  # a stand-in: the real one takes seconds
+    done = import_each(tmp_path, ["quiet", "loud"])
+    assert done.returncode == 1
+    assert done.stderr.strip() == "importing loud loads torch"

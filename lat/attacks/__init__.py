@@ -1,4 +1,7 @@
-"""Attacks by kind. Adding one is one file here, one line in `ATTACKS`, and an entry in `config/attacks.yaml` and its schema."""
+"""Attacks by kind.
+
+Adding one is one file here, one line in `ATTACKS`, an entry in `config/attacks.yaml` and one in its schema.
+"""
 
 from __future__ import annotations
 

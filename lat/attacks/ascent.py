@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -15,6 +15,7 @@ from lat.types import Images
 STARTS = ("clean", "uniform")
 
 
+@runtime_checkable
 class Search(Protocol):
     """The settings of a many-step ascent: threat, number of steps, step size in radii, start."""
 

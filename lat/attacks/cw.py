@@ -34,5 +34,5 @@ class CW:
         check_start(self.start)
 
     def perturb(self, model: nn.Module, x: Images, y: Labels, draws: Draws) -> Images:
-        """For each example the point of the largest margin seen. One uniform draw an example where the start is random."""
+        """For each example the point of the largest margin seen. One uniform draw each where the start is random."""
         return search(oracle(model, y, margin), x, self, draws, keep="highest")

@@ -13,9 +13,9 @@ from lat.cells import seed_for
 class Draws:
     """One stream of random numbers an example, on the CPU, whichever device the result is for.
 
-    What example i gets depends on (seed, i, how many draws of which shape were made before) and on nothing else: not on the other
-    examples of its batch, nor on their number or order. The streams of two examples are equal only by a chance of
-    2^-32, since torch's generator keeps 32 bits of a seed.
+    What example i gets depends on (seed, i, how many draws of which shape were made before) and on nothing else: not
+    on the other examples of its batch, nor on their number or order. The streams of two examples are equal only by a
+    chance of 2^-32, since torch's generator keeps 32 bits of a seed.
     """
 
     def __init__(self, seed: int, index: Sequence[int]) -> None:

@@ -60,8 +60,8 @@ def oracle(model: nn.Module, y: Labels, loss: Loss) -> Oracle:
 def smoothed(inner: Oracle, noise: Callable[[Tensor], Tensor], deviation: float, draws: int) -> Oracle:
     """Mean of the loss and of its gradient over Gaussian noise on the input: EoT (Athalye et al. 2018).
 
-    `noise` gives standard normal numbers of the shape of its argument, (n, draws, ...); `deviation` times each of them is
-    added in turn. Noisy points are not clipped to the box: the expectation is over the noise as it is.
+    `noise` gives standard normal numbers of the shape of its argument, (n, draws, ...); `deviation` times each of them
+    is added in turn. Noisy points are not clipped to the box: the expectation is over the noise as it is.
     """
 
     def evaluate(point: Images) -> tuple[PerExample, Images]:

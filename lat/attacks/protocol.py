@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -54,6 +54,7 @@ class Threat:
         return self.radius
 
 
+@runtime_checkable
 class Attack(Protocol):
     """Settings that know how to search. `examples` is the number of test images it runs on (None: all)."""
 
@@ -74,8 +75,8 @@ class Attack(Protocol):
 class Outcome:
     """What an attack did to n examples.
 
-    adversarial: the images found, (n, ...), in ball and box. robust: right on the clean image and on that one. distance:
-    between the two in the norm of the threat. finite: whether every score that was judged is a finite number.
+    adversarial: the images found, (n, ...), in ball and box. robust: right on the clean image and on that one.
+    distance: between the two, in the norm of the threat. finite: whether every score judged is a finite number.
     """
 
     adversarial: Images
@@ -90,7 +91,7 @@ def is_number(value: object) -> bool:
 
 
 def right(scores: Scores, y: Labels) -> Verdicts:
-    """Whether the largest score is that of y; a row with a score that is not finite is wrong, whatever it ranks first."""
+    """Whether the largest score is that of y; a row with a score that is not finite is wrong, whatever comes first."""
     return (scores.argmax(1) == y) & scores.isfinite().all(1)
 
 
@@ -98,7 +99,8 @@ def right(scores: Scores, y: Labels) -> Verdicts:
 def undisturbed(model: nn.Module) -> Iterator[nn.Module]:
     """The model in eval mode with gradients of its parameters switched off.
 
-    The training flag of every module and `requires_grad` of every parameter are as before afterwards, whatever is raised inside.
+    The training flag of every module and `requires_grad` of every parameter are as before afterwards, whatever is
+    raised inside.
     """
     training = [(module, module.training) for module in model.modules()]
     needed = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
@@ -122,7 +124,7 @@ def slack(x: Images, threat: Threat) -> float:
 
 
 def _checked(candidate: Images, x: Images, threat: Threat, name: str) -> Images:
-    """The candidate with rounding removed: projected on ball and box. Raises AttackError where more than rounding is wrong."""
+    """The candidate, projected on ball and box to remove rounding. Raises AttackError where more than that is wrong."""
     if candidate.shape != x.shape or candidate.dtype != x.dtype:
         raise AttackError(
             f"{name}: candidates are {candidate.dtype} {tuple(candidate.shape)}, the images {x.dtype} {tuple(x.shape)}"

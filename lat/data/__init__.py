@@ -10,17 +10,17 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from . import prepared
-from .arrays import Arrays, DataError, tensors
-from .cifar10 import CIFAR10
-from .cifar100 import CIFAR100
-from .dataset import Dataset
-from .digits import DIGITS
-from .download import Patience, Unreachable
-from .mirror import Mirror
-from .mnist import MNIST
-from .preparation import prepare_known, prepare_own
-from .prepared import PARTS, Prepared
+from lat.data import prepared
+from lat.data.arrays import Arrays, DataError, tensors
+from lat.data.cifar10 import CIFAR10
+from lat.data.cifar100 import CIFAR100
+from lat.data.dataset import Dataset
+from lat.data.digits import DIGITS
+from lat.data.download import Patience, Unreachable
+from lat.data.mirror import Mirror
+from lat.data.mnist import MNIST
+from lat.data.preparation import prepare_known, prepare_own
+from lat.data.prepared import PARTS, Prepared
 
 __all__ = [
     "DATASETS",

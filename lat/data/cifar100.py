@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from functools import partial
 
-from .arrays import Digests
-from .dataset import Dataset
-from .official import read_official
-from .shards import read_folders
+from lat.data.arrays import Digests
+from lat.data.dataset import Dataset
+from lat.data.official import read_official
+from lat.data.shards import read_folders
 
 CIFAR100 = Dataset(
     name="cifar100",

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from .arrays import Digests, Split
-from .mirror import Mirror
+from lat.data.arrays import Digests, Split
+from lat.data.mirror import Mirror
 
 Splits = Mapping[str, Split]
 """The splits ``train`` and ``test``, in any order of images."""

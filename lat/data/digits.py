@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from .arrays import Digests, Split, canonical
-from .dataset import Dataset
-from .draw import stratified
+from lat.data.arrays import Digests, Split, canonical
+from lat.data.dataset import Dataset
+from lat.data.draw import stratified
 
 TEST_IMAGES = 360
 

@@ -15,7 +15,7 @@ from urllib.request import Request, urlopen
 
 from tqdm import tqdm
 
-from .arrays import DataError
+from lat.data.arrays import DataError
 
 BLOCK = 1 << 18
 WORTH_A_RETRY = {408, 425, 429, 500, 502, 503, 504}

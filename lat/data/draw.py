@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import Bytes, DataError
+from lat.data.arrays import Bytes, DataError
 
 SEED = 20190724
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .arrays import Bytes, DataError
+from lat.data.arrays import Bytes, DataError
 
 UNSIGNED_BYTE = 8
 MOST_BYTES = 1 << 32

@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from .arrays import DataError
-from .download import Patience, check_file, download, read_small
+from lat.data.arrays import DataError
+from lat.data.download import Patience, check_file, download, read_small
 
 MANIFEST = "manifest.json"
 MANIFEST_LIMIT = 1 << 24

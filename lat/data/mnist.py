@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 
-from .arrays import Digests, Split
-from .dataset import Dataset
-from .idx import read_idx
-from .mirror import Mirror
-from .official import read_official
+from lat.data.arrays import Digests, Split
+from lat.data.dataset import Dataset
+from lat.data.idx import read_idx
+from lat.data.mirror import Mirror
+from lat.data.official import read_official
 
 
 def _mirrored(mirror: Mirror) -> dict[str, Split]:

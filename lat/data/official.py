@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import DataError, Split
+from lat.data.arrays import DataError, Split
 
 SILENCE = 60.0
 """Seconds without a byte after which a download from an official host is given up."""

@@ -10,13 +10,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from . import prepared
-from .arrays import DataError, Digests, Split, canonical, digests, image_shape
-from .dataset import SPLITS, Dataset, Splits
-from .download import Patience, Unreachable
-from .mirror import Mirror
-from .prepared import Origin, Prepared
-from .shards import read_folders
+from lat.data import prepared
+from lat.data.arrays import DataError, Digests, Split, canonical, digests, image_shape
+from lat.data.dataset import SPLITS, Dataset, Splits
+from lat.data.download import Patience, Unreachable
+from lat.data.mirror import Mirror
+from lat.data.prepared import Origin, Prepared
+from lat.data.shards import read_folders
 
 MOST_VALIDATION = 5000
 VALIDATION_SHARE = 10

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import Arrays, DataError, Digests, Split, digests, image_shape, joint_digest, sha256_array
-from .dataset import SPLITS
-from .draw import stratified
+from lat.data.arrays import Arrays, DataError, Digests, Split, digests, image_shape, joint_digest, sha256_array
+from lat.data.dataset import SPLITS
+from lat.data.draw import stratified
 
 RECORD = "prepared.json"
 VALIDATION = "validation.npy"

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from .arrays import Bytes, DataError, Split
-from .mirror import Mirror
+from lat.data.arrays import Bytes, DataError, Split
+from lat.data.mirror import Mirror
 
 FORMATS = ("WEBP", "PNG", "BMP", "TIFF", "PPM", "GIF", "JPEG")
 MOST_BYTES = 1 << 25

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from lat.cells import Cell, own_seed
+from lat.cells import Cell, CellError, own_seed
 from lat.defences.base import Defence
 from lat.perturbation import LayerwiseAdversary
 
@@ -16,6 +16,10 @@ class Layerwise(Defence):
     def __init__(self, model: nn.Module, cell: Cell, seed: int) -> None:
         super().__init__(model, cell, seed)
         assert cell.law is not None and cell.reading is not None
+        if cell.methods[-1] != "layerwise":
+            raise CellError(
+                f"method: {cell.method!r} would take its loss from {cell.methods[-1]!r}; write 'layerwise' last"
+            )
         self.reading = cell.reading
         self.adversary = LayerwiseAdversary(
             model, cell.layers, cell.law, cell.reading, seed=own_seed(cell, seed, "epsilon")

@@ -6,46 +6,32 @@ One name a figure; `write` draws all of them for a run. Only this package loads 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from lat.figures import calibration, curves, dots, relu
 from lat.ledger import Record, atomic
-from lat.measured import Plan
+from lat.measured import Ledger, Plan
 
 NOMINAL_RADIUS = 0.1
 """The radius of every attack in the paper's tables (section IV)."""
 
 
-def labels_of(tables: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """The name a cell goes by in figures: its row in the last of the tables that shows it; `_best` cells likewise."""
-    found: dict[str, str] = {}
-    for table in tables:
-        for row in [*table["rows"], *(table.get("extra") or [])]:
-            for cell in (row["cell"], row.get("best")):
-                if cell:
-                    found[cell] = row["row"]
-    return found
-
-
 def write(
-    ledger: pd.DataFrame,
+    ledger: Ledger,
     records: Sequence[Record],
     plan: Plan,
-    tables: Sequence[Mapping[str, Any]],
+    names: Mapping[str, str],
     built: Sequence[Mapping[str, Any]],
     calibrated: Mapping[str, Any] | None,
     folder: Path,
 ) -> dict[str, Any]:
     """All figures of a run as SVG in `folder`, and their series as `figures.json`, which is also returned.
 
-    `tables` are the tables' descriptions (for names), `built` the built ones that have measured rows. The calibration
+    `names` maps cells to their labels, `built` are the built tables. The calibration
     is left out where its study has no figures.
     """
-    names = labels_of(tables)
     series: dict[str, Any] = {
         "epsilon": curves.epsilon_series(ledger, plan, names),
         "training_accuracy": curves.training_series(records, plan, names, "clean_accuracy"),

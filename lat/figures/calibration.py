@@ -35,16 +35,9 @@ def draw(calibration: Mapping[str, Any], labels: Mapping[str, str], path: Path) 
         for entry in widths:
             if entry["width"] == calibration["chosen"]:
                 right.plot([entry["width"]], [entry["distance"]], color=RED, marker="o", markersize=5)
-                right.annotate(
-                    f"width {entry['width']}",
-                    (entry["width"], entry["distance"]),
-                    xytext=(5, 6),
-                    textcoords="offset points",
-                    color=RED,
-                )
         right.set_ylim(bottom=0)
         right.set_ylabel("distance to the paper's row, points")
-        right.set_title("Distance; chosen width marked")
+        right.set_title(f"Distance; nearest: width {calibration['chosen']}")
         for axes in (left, right):
             axes.set_xscale("log")
             axes.set_xlabel("width")

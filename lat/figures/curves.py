@@ -8,11 +8,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import pandas as pd
-
 from lat.figures.style import GREY, canvas, label_ends, look, margins
 from lat.ledger import Record
-from lat.measured import Plan, cell_rows, figure
+from lat.measured import Ledger, Plan, figure
 
 CURVE = "pgd_curve@"
 GROUPS = (
@@ -30,18 +28,18 @@ def group(cell: str, method: str) -> str:
     return "favourable" if cell.endswith("_best") else "layers"
 
 
-def epsilon_series(ledger: pd.DataFrame, plan: Plan, labels: Mapping[str, str]) -> list[Series]:
+def epsilon_series(ledger: Ledger, plan: Plan, labels: Mapping[str, str]) -> list[Series]:
     """One series a (scale, cell): mean robust accuracy over seeds at every radius of the curve; radius 0 is clean."""
-    names = sorted((name for name in set(ledger["attack"]) if name.startswith(CURVE)), key=_radius)
+    names = sorted((name for name in set(ledger.frame["attack"]) if name.startswith(CURVE)), key=_radius)
     found = []
     for scale in plan.scales:
         for cell in scale.cells:
-            rows = cell_rows(ledger, scale.name, cell, plan.slugs)
-            if rows.empty:
+            rows = ledger.rows(scale.name, cell, plan.slugs)
+            if not rows:
                 continue
             means = [(0.0, figure(rows, "clean").estimate)] + [(_radius(n), figure(rows, n).estimate) for n in names]
             points = [(radius, estimate.mean) for radius, estimate in means if estimate is not None]
-            found.append(_series(scale, cell, str(rows["method"].iloc[0]), labels, points if len(points) > 1 else []))
+            found.append(_series(scale, cell, rows[0]["method"], labels, points if len(points) > 1 else []))
     return found
 
 
@@ -70,11 +68,12 @@ def training_series(records: Iterable[Record], plan: Plan, labels: Mapping[str, 
 def _series(
     scale: Any, cell: str, method: str, labels: Mapping[str, str], points: Sequence[tuple[float, float]]
 ) -> Series:
+    tuned = cell.endswith("_best") and group(cell, method) == "input"
     return {
         "scale": scale.name,
         "width": scale.width,
         "cell": cell,
-        "label": labels.get(cell, cell),
+        "label": labels.get(cell, cell) + (", tuned" if tuned else ""),
         "group": group(cell, method),
         "standard": method == "standard",
         "points": [list(point) for point in points],
@@ -94,19 +93,19 @@ def draw(series: Sequence[Series], path: Path, *, x: str, y: str, log: bool = Fa
     scales = list(dict.fromkeys((entry["scale"], entry["width"]) for entry in series)) or [("", "")]
     groups = [entry for entry in GROUPS if any(s["group"] == entry[0] and not s["standard"] for s in series)]
     groups = groups or [GROUPS[0]]
-    with canvas(path, 0.15 + 2.1 * len(groups)) as fig:
+    with canvas(path, 0.3 + 1.9 * len(groups)) as fig:
         panels = fig.subplots(len(groups), len(scales), squeeze=False, sharex="col", sharey=True)
         for row, (name, title) in enumerate(groups):
             for column, (scale, width) in enumerate(scales):
                 axes = panels[row][column]
                 mine = [s for s in series if s["scale"] == scale and (s["group"] == name or s["standard"])]
-                axes.set_title(f"{title}; {scale}, width {width}")
+                axes.set_title(f"{scale}, width {width}\n{title}" if row == 0 else title)
                 _panel(axes, mine, log=log, mark=mark)
                 if row == len(groups) - 1:
                     axes.set_xlabel(x)
                 if column == 0:
                     axes.set_ylabel(y)
-        margins(fig, left=0.5, right=1.35, top=0.25, bottom=0.4, between=(1.5, 0.5))
+        margins(fig, left=0.5, right=1.35, top=0.4, bottom=0.4, between=(1.5, 0.5))
         for axes in panels.flat:
             _ends(axes)
 
@@ -130,9 +129,10 @@ def _panel(axes: Any, series: Sequence[Series], *, log: bool, mark: float | None
         axes.set_ylim(0, 100)
     axes.margins(x=0)
     if absent:
-        axes.text(
-            0.0, -0.26, "all seeds diverged: " + ", ".join(absent), transform=axes.transAxes, fontsize=6, color=GREY
-        )
+        text = "all seeds diverged:\n" + "\n".join(absent)
+        high = log or mark is not None  # the corner that falling (or rising) lines leave free
+        corner: dict[str, Any] = {"y": 0.98, "va": "top"} if high else {"y": 0.03, "va": "bottom"}
+        axes.text(x=0.98, s=text, ha="right", transform=axes.transAxes, fontsize=6, color=GREY, **corner)
 
 
 def _ends(axes: Any) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from lat.figures.style import BLACK, BLUE, GREY, RED, canvas, margins
@@ -15,50 +16,66 @@ MARKERS = ("o", "s")
 
 
 def draw(table: Mapping[str, Any], path: Path) -> None:
-    """`table` comes from `lat.tables.build`. Diamond: reported; filled: default reading; hollow: most favourable."""
-    rows = table["rows"]
+    """`table` comes from `lat.tables.build`. Diamond: reported; filled: default reading; hollow: most favourable.
+
+    Rows without any number are left out.
+    """
+    rows = [row for row in table["rows"] if row["reported"] or any(line["state"] == "ok" for line in row["lines"])]
     columns = table["columns"]
-    scales = [scale["name"] for scale in table["scales"]]
     with canvas(path, 0.95 + 0.27 * len(rows)) as fig:
-        panels = fig.subplots(1, len(columns), sharey=True, squeeze=False)[0]
+        panels = fig.subplots(1, len(columns), squeeze=False)[0]
         for axes, column in zip(panels, columns, strict=True):
             key = column["key"]
-            for height, row in enumerate(rows):
-                axes.axhline(height, color="#dddddd", linewidth=0.5, zorder=0)
-                if key in row["reported"]:
-                    axes.plot([100 * row["reported"][key]], [height], "D", color=BLACK, markersize=3.6, zorder=4)
-                for entry in row["lines"]:
-                    estimate = entry["columns"][key]["estimate"]
-                    if estimate is None:
-                        continue
-                    place = scales.index(entry["scale"])
-                    hollow = entry["reading"] == "favourable"
-                    shift = (place - (len(scales) - 1) / 2) * 0.34 + (0.12 if hollow else 0.0)
-                    colour = COLOURS[place % len(COLOURS)]
-                    low, high = (100 * min(max(estimate[end], 0), 1) for end in ("low", "high"))
-                    axes.plot([low, high], [height + shift] * 2, color=colour, linewidth=0.8, zorder=2)
-                    axes.plot(
-                        [100 * estimate["mean"]],
-                        [height + shift],
-                        MARKERS[place % len(MARKERS)],
-                        color=colour,
-                        markerfacecolor="white" if hollow else colour,
-                        markersize=3.2,
-                        zorder=3,
-                    )
+            axes.hlines(range(len(rows)), 0, 100, color="#dddddd", linewidth=0.5, zorder=0)
+            for place, scale in enumerate(table["scales"]):
+                for reading in ("default", "favourable"):
+                    shift = (place - (len(table["scales"]) - 1) / 2) * 0.34 + (0.12 if reading == "favourable" else 0)
+                    _dots(axes, place, shift, _estimates(rows, scale["name"], reading, key), reading == "favourable")
+            reported = [(height, row["reported"][key]) for height, row in enumerate(rows) if key in row["reported"]]
+            places, values = [height for height, _ in reported], [100 * value for _, value in reported]
+            axes.plot(values, places, "D", color=BLACK, markersize=3.6, zorder=4)
             axes.set_title(column["label"])
             axes.set_xlim(0, 100)
+            axes.set_ylim(len(rows) - 0.5, -0.5)
             axes.set_xticks([0, 50, 100])
-            axes.tick_params(left=False)
+            axes.tick_params(axis="x", labelsize=6)
             axes.spines["left"].set_visible(False)
+            axes.set_yticks([])
+        panels[0].tick_params(axis="y", left=False)
         panels[0].set_yticks(range(len(rows)), [row["row"] for row in rows])
-        panels[0].set_ylim(len(rows) - 0.5, -0.5)
         panels[len(panels) // 2].set_xlabel("accuracy, per cent")
-        margins(fig, left=1.45, right=0.15, top=0.5, bottom=0.4, between=(0.14, 0))
-        fig.legend(handles=_legend(table, scales), loc="upper center", ncols=6, fontsize=6.5, handletextpad=0.2)
+        margins(fig, left=1.45, right=0.15, top=0.5, bottom=0.4, between=(0.22, 0))
+        fig.legend(handles=_legend(table), loc="upper center", ncols=6, fontsize=6.5, handletextpad=0.2)
 
 
-def _legend(table: Mapping[str, Any], scales: list[str]) -> list[Line2D]:
+def _estimates(
+    rows: Sequence[Mapping[str, Any]], scale: str, reading: str, key: str
+) -> list[tuple[float, Mapping[str, float]]]:
+    """(place of the row, estimate) of one scale, reading and column, where there is one."""
+    return [
+        (float(height), line["columns"][key]["estimate"])
+        for height, row in enumerate(rows)
+        for line in row["lines"]
+        if (line["scale"], line["reading"]) == (scale, reading) and line["columns"][key]["estimate"] is not None
+    ]
+
+
+def _dots(
+    axes: Axes, place: int, shift: float, found: Sequence[tuple[float, Mapping[str, float]]], hollow: bool
+) -> None:
+    if not found:
+        return
+    colour = COLOURS[place % len(COLOURS)]
+    heights = [height + shift for height, _ in found]
+    low, high = ([100 * min(max(e[end], 0), 1) for _, e in found] for end in ("low", "high"))
+    axes.hlines(heights, low, high, color=colour, linewidth=0.8, zorder=2)
+    face = "white" if hollow else colour
+    means = [100 * e["mean"] for _, e in found]
+    marker = MARKERS[place % len(MARKERS)]
+    axes.plot(means, heights, marker, color=colour, markerfacecolor=face, markersize=3.2, zorder=3)
+
+
+def _legend(table: Mapping[str, Any]) -> list[Line2D]:
     handles = [Line2D([], [], color=BLACK, marker="D", markersize=3.6, linestyle="", label="reported")]
     for place, scale in enumerate(table["scales"]):
         style: dict[str, Any] = {"color": COLOURS[place % len(COLOURS)], "marker": MARKERS[place % len(MARKERS)]}

@@ -83,9 +83,9 @@ def draw(path: Path) -> None:
             axes.plot(x, printed_change(example, x), color=PINK, linewidth=2.4, alpha=0.7, label="difference, eq. 13")
             sign = ">" if example.w1 > 0 else "<"
             axes.set_title(f"$w_1 {sign} 0$, $r > 0$" + (" (the paper's Fig. 1)" if example.w1 > 0 else ""))
-            axes.set_xlabel("input $x$; grey: the band $|x - x_0| \\leq |r|$ that eq. 13 leaves out")
+            axes.set_xlabel("input $x$ (grey: $|x - x_0| \\leq |r|$, left out of eq. 13)")
             axes.set_xlim(0, 1)
-        margins(fig, left=0.35, right=0.1, top=0.5, bottom=0.4, between=(0.2, 0))
+        margins(fig, left=0.35, right=0.1, top=0.5, bottom=0.4, between=(0.35, 0))
         fig.legend(*panels[0].get_legend_handles_labels(), loc="upper center", ncols=4, fontsize=6.5)
 
 

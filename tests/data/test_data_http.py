@@ -162,14 +162,13 @@ def test_a_server_that_answers_another_range_is_read_from_the_start(host: Host, 
 
 
 def test_a_file_that_changed_in_between_is_not_patched_together(host: Host, get: Callable[[], Path]) -> None:
-    host.files["big.bin"], host.cut = bytes(len(CONTENT)), [100_000] * 3
-    host.stall = []
-    with pytest.raises(data.DataError):
-        host.ranges = False
+    host.files["big.bin"], host.cut = bytes(len(CONTENT)), [100_000, 0, 0]
+    with pytest.raises(data.Unreachable, match="100000 of 300000"):
         get()
-    host.files["big.bin"], host.ranges, host.etag, host.cut = CONTENT, True, '"two"', []
+    host.files["big.bin"], host.etag = CONTENT, '"two"'
+    host.asked.clear()
     assert get().read_bytes() == CONTENT
-    assert host.asked[-1]["range"] == "bytes=100000-" and host.asked[-1]["if-range"] == '"one"'
+    assert [(asked["range"], asked["if-range"]) for asked in host.asked] == [("bytes=100000-", '"one"')]
 
 
 @pytest.mark.parametrize("etag", [None, 'W/"weak"'])
@@ -272,6 +271,13 @@ def test_a_manifest_is_retried_and_limited(host: Host) -> None:
     assert len(host.asked) == 2
     with pytest.raises(data.DataError, match="longer than 9 bytes"):
         read_small(f"{host.address}/manifest.json", 9, IMPATIENT)
+
+
+def test_a_manifest_that_stalls_is_given_up_and_asked_for_again(host: Host) -> None:
+    host.files["manifest.json"], host.stall = b"0123456789", [4]
+    begun = time.monotonic()
+    assert read_small(f"{host.address}/manifest.json", 10, IMPATIENT) == b"0123456789"
+    assert 0.3 <= time.monotonic() - begun < 4
 
 
 @pytest.fixture

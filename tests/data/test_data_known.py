@@ -168,7 +168,7 @@ def test_damaged_validation_indices_are_noticed(tmp_path: Path) -> None:
     data.prepare("digits", tmp_path)
     path = tmp_path / "digits" / "validation.npy"
     np.save(path, np.load(path) + 1)
-    with pytest.raises(data.DataError, match="validation.npy: altered"):
+    with pytest.raises(data.DataError, match=r"validation.npy: altered"):
         data.load("digits", "fit", tmp_path)
 
 
@@ -176,7 +176,7 @@ def test_damaged_validation_indices_are_noticed(tmp_path: Path) -> None:
 def test_a_record_that_is_no_record_is_an_error_that_names_it(tmp_path: Path, text: str) -> None:
     data.prepare("digits", tmp_path)
     (tmp_path / "digits" / "prepared.json").write_text(text)
-    with pytest.raises(data.DataError, match="prepared.json: expected the record"):
+    with pytest.raises(data.DataError, match=r"prepared.json: expected the record"):
         data.load("digits", "test", tmp_path)
 
 
@@ -200,8 +200,8 @@ def test_what_is_not_prepared_or_not_known_is_said(tmp_path: Path) -> None:
         data.load("mnist", "train", tmp_path)
     with pytest.raises(data.DataError, match="'svhn' is neither one of digits, mnist, cifar10, cifar100 nor prepared"):
         data.load("svhn", "train", tmp_path)
-    with pytest.raises(data.DataError, match="part: 'valid' is not known. Choose one of train, fit, validation, test"):
-        data.prepare("digits", tmp_path)
+    data.prepare("digits", tmp_path)
+    with pytest.raises(data.DataError, match=r"part: 'valid' is not known. Choose one of train, fit, validation, test"):
         data.load("digits", "valid", tmp_path)
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
+import os
 import stat
+import threading
 import zipfile
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -249,6 +252,40 @@ def test_processes_that_prepare_at_once_leave_one_whole_dataset(mine: Path, tmp_
     assert found == [root / "mine"] * 8
     assert len(data.load("mine", "train", root)) == 30
     assert sorted(path.name for path in root.iterdir()) == [".mine.lock", "mine"]
+
+
+def test_preparing_waits_while_another_holds_the_lock(mine: Path, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    root.mkdir()
+    waiting = threading.Thread(target=data.prepare, args=("mine", root, str(mine)))
+    with (root / ".mine.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        waiting.start()
+        waiting.join(0.5)
+        assert waiting.is_alive() and _nothing_prepared(root)
+    waiting.join(30)
+    assert len(data.load("mine", "train", root)) == 30
+
+
+def test_a_move_that_fails_half_way_leaves_no_record_to_trust(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data.prepare("digits", tmp_path)
+    (tmp_path / "digits" / "validation.npy").unlink()
+    replace, calls = os.replace, []
+
+    def failing(source: Path, target: Path) -> None:
+        calls.append(target)
+        if len(calls) == 3:
+            raise OSError(5, "Input/output error")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", failing)
+    with pytest.raises(OSError, match="Input/output"):
+        data.prepare("digits", tmp_path)
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(data.DataError, match=r"prepared.json: missing"):
+        data.load("digits", "test", tmp_path)
+    data.prepare("digits", tmp_path)
+    assert len(data.load("digits", "validation", tmp_path)) == 200
 
 
 def test_an_error_while_writing_leaves_nothing_under_the_final_names(

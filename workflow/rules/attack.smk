@@ -14,4 +14,4 @@ rule attack:
         sources=lambda wildcards: RUN.sources(RUN.entry(wildcards.slug), "attack"),
         settings=json.dumps(RUN.settings("attack"), sort_keys=True),
     shell:
-        "{LAT} attack --config {CONFIG} --cell {wildcards.slug} --seed {wildcards.seed} > {log} 2>&1"
+        "{LAT:q} attack --config {CONFIG} --cell {wildcards.slug} --seed {wildcards.seed} > {log} 2>&1"

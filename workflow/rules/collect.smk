@@ -2,12 +2,11 @@ rule collect:
     """All records of the run as one ledger; refuses what is not what the run asks for."""
     input:
         job_files(RUN.entries, "train", "attack"),
+        asked=ASKED,
     output:
         ledger=FOLDER.root / "ledger.csv",
         records=FOLDER.root / "records.jsonl",
     log:
         FOLDER.root / "logs/collect.log",
-    params:
-        run=json.dumps(config, sort_keys=True),
     shell:
-        "{LAT} collect --config {CONFIG} > {log} 2>&1"
+        "{LAT:q} collect --config {CONFIG} > {log} 2>&1"

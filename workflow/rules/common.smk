@@ -11,12 +11,34 @@ FOLDER = collection.Folder(Path("results") / RUN.name)
 REPORT = f"reports/{RUN.name}.pdf"
 LAT = Path(sys.executable).with_name("lat")
 
+
+def _keep_current(path, values):
+    """Writes the values as JSON unless the file holds them already."""
+    text = json.dumps(values, indent=1, sort_keys=True) + "\n"
+    if not path.exists() or path.read_text() != text:
+        with atomic(path) as temporary:
+            temporary.write_text(text)
+
+
 # The run as it was merged, for the jobs' commands: they can be copied from a log and run by hand.
 CONFIG = FOLDER.root / "config.json"
-_merged = json.dumps(config, indent=1, sort_keys=True) + "\n"
-if not CONFIG.exists() or CONFIG.read_text() != _merged:
-    with atomic(CONFIG) as temporary:
-        temporary.write_text(_merged)
+_keep_current(CONFIG, config)
+
+
+# Everything that the run asks for, in a file that changes when it does: by its age the ledger is known to be stale even
+# where Snakemake's own memory, the folder .snakemake, is gone.
+ASKED = FOLDER.root / "asked.json"
+_keep_current(
+    ASKED,
+    {
+        "config": config,
+        "attack": RUN.settings("attack"),
+        "cells": [
+            [e.name, e.scale, e.cell.slug, e.seeds, RUN.sources(e, "train"), RUN.sources(e, "attack")]
+            for e in RUN.entries
+        ],
+    },
+)
 
 
 wildcard_constraints:

@@ -5,4 +5,4 @@ rule prepare:
     log:
         FOLDER.root / "logs/prepare.log",
     shell:
-        "{LAT} prepare --config {CONFIG} > {log} 2>&1"
+        "{LAT:q} prepare --config {CONFIG} > {log} 2>&1"

@@ -1,0 +1,58 @@
+for _table in RUN.config["tables"]["show"]:
+
+    rule:
+        """One table of the paper, reported beside measured, from the records of its cells alone."""
+        name:
+            _table
+        input:
+            job_files(entries_of_tables(_table), "train", "attack"),
+            RUN.config["tables"]["file"],
+            "reports/table.typ",
+        output:
+            expand(FOLDER.root / f"tables/{_table}" / f"{_table}.{{kind}}", kind=["json", "csv", "md", "pdf"]),
+        log:
+            FOLDER.root / f"logs/{_table}.log",
+        params:
+            table=_table,
+        shell:
+            "{LAT} table {params.table} --config {CONFIG} > {log} 2>&1"
+
+
+rule tables:
+    """All tables of the run, each alone."""
+    input:
+        [FOLDER.root / f"tables/{table}/{table}.pdf" for table in RUN.config["tables"]["show"]],
+
+
+rule figures:
+    """All figures of the run, and the series that they show."""
+    input:
+        rules.collect.output,
+        RUN.config["tables"]["file"],
+    output:
+        FOLDER.root / "figures/figures.json",
+    log:
+        FOLDER.root / "logs/figures.log",
+    params:
+        run=json.dumps(config, sort_keys=True),
+    shell:
+        "{LAT} figures --config {CONFIG} > {log} 2>&1"
+
+
+rule report:
+    """The PDF."""
+    input:
+        rules.collect.output,
+        rules.figures.output,
+        rules.tables.input,
+        templates=sorted(str(path) for path in Path("reports").glob("*.typ")),
+        registers=[RUN.config[key] for key in ("claims", "assumptions")],
+        studies=[str(path) for folder in RUN.config["studies"].values() for path in Path(folder).glob("ledger.csv")],
+    output:
+        report(REPORT, caption="../report/report.rst", category="Report"),
+    log:
+        FOLDER.root / "logs/report.log",
+    params:
+        run=json.dumps(config, sort_keys=True),
+    shell:
+        "{LAT} report --config {CONFIG} > {log} 2>&1"

@@ -12,4 +12,4 @@ rule train:
     params:
         sources=lambda wildcards: RUN.sources(RUN.entry(wildcards.slug), "train"),
     shell:
-        "{LAT} train --config {CONFIG} --cell {wildcards.slug} --seed {wildcards.seed} > {log} 2>&1"
+        "{LAT:q} train --config {CONFIG} --cell {wildcards.slug} --seed {wildcards.seed} > {log} 2>&1"

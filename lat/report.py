@@ -1,0 +1,252 @@
+"""The report: a ledger and its records become tables, figures and a PDF; every number in it is read from a file.
+
+Each function takes a `Plan` (what the run asks for) and the folder that holds `ledger.csv` and `records.jsonl`. Paths
+in the run file are relative to `root`, the project.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lat import studies, tables
+from lat.intervals import LEVEL
+from lat.ledger import LedgerError, Record, atomic, read_records
+from lat.measured import Ledger, Plan, read_ledger
+
+ROOT = Path(__file__).resolve().parents[1]
+TEMPLATES = "reports"
+NEVER_JUDGED = ("digits",)
+STUDIES = ("calibration", "readings", "sensitivity")
+
+
+def build_tables(plan: Plan, run: Path, folder: Path, root: Path = ROOT) -> list[Path]:
+    """Every table that the run shows as `<id>.json`, `.csv` and `.md` in `folder`; returns the JSON files."""
+    ledger = read_ledger(run / "ledger.csv")
+    return [tables.write(table, folder)[0] for table in _shown_tables(ledger, plan, root)]
+
+
+def build_table(plan: Plan, run: Path, name: str, folder: Path, root: Path = ROOT) -> Path:
+    """One table alone as `<name>.json`, `.csv`, `.md` and `.pdf` in `folder`; returns the PDF."""
+    ledger = read_ledger(run / "ledger.csv")
+    table = tables.build(
+        ledger, tables.named_table(tables.load_tables(root / plan.config["tables"]["file"]), name), plan
+    )
+    tables.write(table, folder)
+    build = folder / f"{name}.build"
+    _write_json(build / "table.json", {"table": table, "run": _run(plan, ledger)})
+    return _compile("table.typ", build, folder / f"{name}.pdf", root, _finished(read_records(run / "records.jsonl")))
+
+
+def build_figures(plan: Plan, run: Path, folder: Path, root: Path = ROOT) -> dict[str, Any]:
+    """Every figure of the run as SVG in `folder`, with `figures.json` (their series, and the files' names)."""
+    from lat import figures  # loads matplotlib
+
+    ledger = read_ledger(run / "ledger.csv")
+    described = tables.load_tables(root / plan.config["tables"]["file"])
+    calibrated = _study("calibration", plan, described, root, None)["found"]
+    built = _shown_tables(ledger, plan, root)
+    records = read_records(run / "records.jsonl")
+    for old in folder.glob("*.svg"):
+        old.unlink()
+    return figures.write(ledger, records, plan, tables.labels_of(described), built, calibrated, folder)
+
+
+def build(
+    plan: Plan,
+    run: Path,
+    output: Path,
+    *,
+    figures: Path | None = None,
+    plans: Mapping[str, Plan] | None = None,
+    sources: Mapping[str, str] | None = None,
+    root: Path = ROOT,
+) -> Path:
+    """The whole report as a PDF at `output`, written atomically; returns it.
+
+    What Typst reads (`report.json`, figures, templates) is kept beside it in `build/<name>`. `figures` is a folder that
+    `build_figures` filled; without it they are drawn here. `plans` are the studies' own plans by name, by which an
+    unfinished study is told from a finished one. `sources` is the present source digest of each step: records with
+    another one are counted as older. Raises LedgerError where the run's ledger or records are missing. The PDF's date
+    is that of the last record, so equal inputs give equal bytes.
+    """
+    ledger = read_ledger(run / "ledger.csv")
+    records = read_records(run / "records.jsonl")
+    folder = output.parent / "build" / output.stem
+    if folder.exists():
+        shutil.rmtree(folder)
+    drawn = folder / "figures"
+    if figures is None:
+        series = build_figures(plan, run, drawn, root)
+    else:
+        shutil.copytree(figures, drawn)
+        series = json.loads((drawn / "figures.json").read_text())
+    described = tables.load_tables(root / plan.config["tables"]["file"])
+    shown = _shown_tables(ledger, plan, root)
+    content = {
+        "run": _run(plan, ledger),
+        "tables": shown,
+        "reported_only": [
+            tables.build(ledger, table, Plan(plan.name, plan.dataset, plan.config, (), {}))
+            for table in described
+            if table["id"] not in plan.config["tables"]["show"]
+        ],
+        "costs": tables.costs(ledger, plan, tables.labels_of(described)),
+        "studies": {name: _study(name, plan, described, root, (plans or {}).get(name)) for name in STUDIES},
+        "figures": {"files": series["files"], "fig_1": series["fig_1"]},
+        "claims": [_claim(claim) for claim in _yaml(root / plan.config["claims"])["claims"]],
+        "assumptions": _yaml(root / plan.config["assumptions"])["assumptions"],
+        "provenance": provenance(records, plan, sources),
+    }
+    _write_json(folder / "report.json", content)
+    return _compile("report.typ", folder, output, root, _finished(records))
+
+
+def provenance(records: Sequence[Record], plan: Plan, sources: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Where the figures come from: versions, digests, devices, seeds, dates, and the wall time of every step."""
+    steps = []
+    for scale in plan.scales:
+        for step in ("train", "attack"):
+            mine = [record for record in records if record.scale == scale.name and record.step == step]
+            total = sum(record.wall_s for record in mine)
+            steps.append(
+                {
+                    "scale": scale.name,
+                    "step": step,
+                    "jobs": len(mine),
+                    "asked": scale.seeds * len(scale.cells),
+                    "total_text": _duration(total),
+                    "mean_text": _duration(total / len(mine)) if mine else "",
+                    "imported": sum(record.imported for record in mine),
+                    "diverged": sum(record.status == "diverged" for record in mine),
+                }
+            )
+    digests = []
+    for (step, digest), count in sorted(Counter((record.step, record.sources) for record in records).items()):
+        current = None if sources is None else sources.get(step) == digest
+        digests.append({"step": step, "digest": digest, "records": count, "current": current})
+    versions: dict[str, set[str]] = {}
+    for record in records:
+        for name, version in record.versions.items():
+            versions.setdefault(name, set()).add(version)
+    return {
+        "records": len(records),
+        "imported": sum(record.imported for record in records),
+        "older": None if sources is None else sum(entry["records"] for entry in digests if not entry["current"]),
+        "seeds": sorted({record.seed for record in records}),
+        "versions": [{"name": name, "versions": sorted(found)} for name, found in sorted(versions.items())],
+        "sources": digests,
+        "data": sorted({(record.step, record.inputs["data"]) for record in records if "data" in record.inputs}),
+        "devices": sorted({record.device for record in records}),
+        "threads": sorted({record.threads for record in records}),
+        "first": min((record.finished for record in records), default=""),
+        "last": max((record.finished for record in records), default=""),
+        "steps": steps,
+    }
+
+
+def _run(plan: Plan, ledger: Ledger) -> dict[str, Any]:
+    """What was run and on what data, as the first page says it."""
+    frame = ledger.frame
+    examples = frame.loc[(frame["step"] == "attack") & (frame["metric"] == "clean_accuracy"), "n"].dropna()
+    return {
+        "name": plan.name,
+        "title": plan.config["title"],
+        "dataset": plan.dataset,
+        "judged": plan.dataset not in NEVER_JUDGED,
+        "level_text": f"{100 * LEVEL:g} %",
+        "evaluated": plan.config["evaluate"],
+        "images": sorted({int(n) for n in examples}),
+        "training_images": plan.config["train"],
+        "schedule": plan.config["schedule"],
+        "attacks": list(plan.config["attacks"]["names"]),
+        "scales": [
+            {
+                "name": scale.name,
+                "model": scale.model,
+                "width": scale.width,
+                "epochs": scale.epochs,
+                "seeds": scale.seeds,
+                "cells": len(scale.cells),
+                "measured": sum(bool(ledger.rows(scale.name, cell, plan.slugs)) for cell in scale.cells),
+            }
+            for scale in plan.scales
+        ],
+    }
+
+
+def _shown_tables(ledger: Ledger, plan: Plan, root: Path) -> list[dict[str, Any]]:
+    described = tables.load_tables(root / plan.config["tables"]["file"])
+    return [tables.build(ledger, tables.named_table(described, name), plan) for name in plan.config["tables"]["show"]]
+
+
+def _study(name: str, plan: Plan, described: Iterable[dict[str, Any]], root: Path, own: Plan | None) -> dict[str, Any]:
+    """A study's result under `found`, or None there and under `gap` why, with the command that makes it."""
+    command = f"snakemake --cores all --configfile config/{name}.yaml"
+    place = plan.config["studies"].get(name)
+    path = root / place / "ledger.csv" if place else None
+    if path is None or not path.is_file():
+        where = f"{place}/ledger.csv is missing" if place else "the run file names no ledger for it"
+        return {"found": None, "gap": where, "command": command}
+    ledger = read_ledger(path)
+    found: dict[str, Any]
+    if name == "calibration":
+        undefended = tables.named_table(described, "table_2")["rows"][0]
+        found = studies.calibration(ledger, undefended["reported"])
+    elif name == "readings":
+        found = studies.readings(ledger, own)
+    else:
+        found = studies.sensitivity(ledger, _yaml(root / plan.config["assumptions"])["assumptions"], own)
+    return {"found": found, "gap": "", "command": command}
+
+
+def _claim(claim: Mapping[str, Any]) -> dict[str, Any]:
+    paraphrase = " ".join(str(claim["paraphrase"]).split())
+    return {"id": claim["id"], "kind": claim["kind"], "origin": claim["origin"], "paraphrase": paraphrase}
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _finished(records: Sequence[Record]) -> int:
+    """The time of the last record, in seconds since 1970; 0 where there are none."""
+    return int(max((datetime.fromisoformat(record.finished).timestamp() for record in records), default=0))
+
+
+def _yaml(path: Path) -> Any:
+    return yaml.safe_load(path.read_text())
+
+
+def _write_json(path: Path, content: object) -> None:
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def _compile(template: str, folder: Path, output: Path, root: Path, timestamp: int) -> Path:
+    """`template` with the data in `folder` as a PDF at `output`; the templates are copied there.
+
+    Raises LedgerError with Typst's message where the data do not fit the template.
+    """
+    import typst
+
+    for part in sorted((root / TEMPLATES).glob("*.typ")):
+        shutil.copyfile(part, folder / part.name)
+    try:
+        content = typst.compile(
+            str(folder / template), root=str(folder), timestamp=timestamp, ignore_system_fonts=True, format="pdf"
+        )
+    except typst.TypstError as error:
+        raise LedgerError(f"{folder / template}: {error}; rebuild the report from a complete ledger") from error
+    with atomic(output) as temporary:
+        temporary.write_bytes(content)
+    return output

@@ -1,0 +1,83 @@
+"""A small network on real digits, and linear ones whose nearest adversarial example is known in closed form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+
+from lat.attacks import Attack, from_settings
+
+SETTINGS = Path(__file__).resolve().parents[2] / "config" / "attacks.yaml"
+
+
+@dataclass(frozen=True)
+class Digits:
+    """A trained network, and images (n, 1, 8, 8) in [0, 1] that it was not trained on."""
+
+    model: nn.Module
+    x: Tensor
+    y: Tensor
+
+
+@pytest.fixture(scope="session")
+def digits() -> Digits:
+    """A 64-32-32-10 network after a second of training on scikit-learn's digits; float32, in eval mode."""
+    images, labels = load_digits(return_X_y=True)
+    x = torch.tensor(images, dtype=torch.float32).view(-1, 1, 8, 8) / 16
+    y = torch.tensor(labels, dtype=torch.int64)
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    x, y = x[order], y[order]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 10)
+        )
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        for _ in range(25):
+            for rows in torch.randperm(1200).split(64):
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(model(x[rows]), y[rows]).backward()
+                optimizer.step()
+    for parameter in model.parameters():
+        parameter.grad = None
+    model.eval()
+    held_x, held_y = x[1200:], y[1200:]
+    assert (model(held_x).argmax(1) == held_y).float().mean() > 0.93, "the digits network did not train"
+    return Digits(model, held_x, held_y)
+
+
+@pytest.fixture(scope="session")
+def settings() -> dict[str, dict[str, Any]]:
+    """What config/attacks.yaml says."""
+    return yaml.safe_load(SETTINGS.read_text())
+
+
+@pytest.fixture
+def attacks(settings: dict[str, dict[str, Any]]) -> dict[str, Attack]:
+    """The attacks of config/attacks.yaml."""
+    return from_settings(settings)
+
+
+class Linear(nn.Module):
+    """Two scores, 0 and <w, x> + b: class 1 on the positive side. The margin of x is |<w, x> + b|."""
+
+    def __init__(self, w: Tensor, b: Tensor | float = 0.0) -> None:
+        super().__init__()
+        self.w = nn.Parameter(w.clone())
+        self.b = nn.Parameter(torch.as_tensor(b, dtype=w.dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        score = x.flatten(1) @ self.w + self.b
+        return torch.stack([torch.zeros_like(score), score], 1)
+
+
+@pytest.fixture
+def linear() -> type[Linear]:
+    return Linear

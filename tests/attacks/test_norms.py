@@ -1,0 +1,147 @@
+"""Laws of balls, boxes and directions."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lat import norms
+from lat.attacks import Draws
+
+NORM = st.sampled_from(norms.NORMS)
+RADIUS = st.floats(0.0, 3.0)
+BOX = (0.0, 1.0)
+
+
+def points(seed: int, n: int, size: int, spread: float) -> tuple[Tensor, Tensor]:
+    """Centres in the box, some coordinates exactly on its edges, and points around them; float64."""
+    generator = torch.Generator().manual_seed(seed)
+    centre = torch.rand(n, size, generator=generator, dtype=torch.float64).mul_(1.4).sub_(0.2).clamp_(*BOX)
+    return centre, centre + spread * torch.randn(n, size, generator=generator, dtype=torch.float64)
+
+
+def inside(z: Tensor, centre: Tensor, radius: float, norm: str) -> bool:
+    return bool((norms.size(z - centre, norm) <= radius + 1e-12).all() and (z >= BOX[0]).all() and (z <= BOX[1]).all())
+
+
+@given(st.integers(0, 2**31), st.integers(1, 5), st.integers(1, 12), st.floats(0, 4), RADIUS, NORM)
+@example(seed=0, n=3, size=4, spread=2.0, radius=0.0, norm="l2")  # a ball of one point
+@example(seed=1, n=3, size=1, spread=4.0, radius=0.5, norm="l2")  # one coordinate
+@example(seed=2, n=3, size=12, spread=0.0, radius=0.5, norm="l2")  # the centre itself: no direction to move in
+@example(seed=3, n=3, size=12, spread=4.0, radius=3.0, norm="l2")  # the box alone decides
+def test_a_projection_is_inside_and_projecting_it_again_changes_nothing(
+    seed: int, n: int, size: int, spread: float, radius: float, norm: str
+) -> None:
+    centre, v = points(seed, n, size, spread)
+    z = norms.project(v, centre, radius, norm, BOX)
+    assert inside(z, centre, radius, norm)
+    torch.testing.assert_close(norms.project(z, centre, radius, norm, BOX), z, rtol=0, atol=1e-12)
+
+
+@given(st.integers(0, 2**31), st.integers(1, 8), st.floats(0.1, 4), st.floats(0.01, 2.0), NORM)
+@example(seed=5, size=2, spread=4.0, radius=0.7, norm="l2")  # the nearest point lies on the box and the sphere at once
+def test_no_point_of_ball_and_box_is_closer_than_the_projection(
+    seed: int, size: int, spread: float, radius: float, norm: str
+) -> None:
+    centre, v = points(seed, 1, size, spread)
+    z = norms.project(v, centre, radius, norm, BOX)
+    many = centre.expand(400, -1)
+    source = Draws(seed, range(400))
+    shift = norms.sample_ball(many, radius, norm, source)
+    near = z + 0.05 * radius * source.normal(many)  # candidates beside the projection: the hard ones
+    candidates = torch.cat([(many + shift).clamp(*BOX), near.clamp(*BOX)])
+    kept = candidates[norms.size(candidates - centre, norm) <= radius]
+    assert len(kept) > 0
+    assert (norms.size(kept - v, "l2") >= norms.size(z - v, "l2") - 1e-9).all()
+
+
+@given(st.integers(0, 2**31), st.integers(1, 8), st.floats(0.1, 4), st.floats(0.01, 2.0), NORM)
+def test_the_way_to_a_projection_makes_no_sharp_angle_with_any_way_into_the_set(
+    seed: int, size: int, spread: float, radius: float, norm: str
+) -> None:
+    # Variational inequality: <v - z, u - z> <= 0 for all u of a convex set if and only if z is the nearest point.
+    centre, v = points(seed, 1, size, spread)
+    z = norms.project(v, centre, radius, norm, BOX)
+    many = centre.expand(200, -1)
+    u = (many + norms.sample_ball(many, radius, norm, Draws(seed, range(200)))).clamp(*BOX)
+    u = u[norms.size(u - centre, norm) <= radius]
+    assert float(((v - z) * (u - z)).sum(1).max()) <= 1e-9
+
+
+def test_clipping_to_the_ball_and_then_to_the_box_is_not_the_nearest_point() -> None:
+    # The false law that a shortcut would rest on.
+    centre, v = torch.tensor([[0.5, 1.0]]), torch.tensor([[1.5, 3.0]])
+    nearest = norms.project(v, centre, 0.4, "l2", BOX)
+    shift = v - centre
+    shortcut = (centre + 0.4 * shift / shift.norm()).clamp(*BOX)
+    assert norms.size(nearest - v, "l2") < norms.size(shortcut - v, "l2") - 0.05
+    torch.testing.assert_close(nearest, torch.tensor([[0.9, 1.0]]))
+
+
+def test_a_point_that_is_inside_comes_back_as_it_was() -> None:
+    centre, v = points(7, 6, 9, 0.01)
+    v = v.clamp(*BOX)
+    for norm in norms.NORMS:
+        assert torch.equal(norms.project(v, centre, 1.0, norm, BOX), v)
+
+
+@given(st.integers(0, 2**31), st.integers(1, 10), st.floats(-200, 30), st.sampled_from(("linf", "l2")))
+@example(seed=0, size=4, log_scale=-300.0, norm="l2")  # squares of these numbers underflow in float64
+def test_the_steepest_direction_attains_the_dual_norm(seed: int, size: int, log_scale: float, norm: str) -> None:
+    g = torch.randn(3, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 10.0**log_scale
+    direction = norms.steepest_direction(g, norm)
+    assert (norms.size(direction, norm) <= 1 + 1e-12).all()
+    gain, dual = (g * direction).sum(1), norms.size(g, norms.dual(norm))
+    torch.testing.assert_close(gain / dual, torch.ones_like(dual))
+    other = torch.randn(3, 200, size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed + 1))
+    other = other / norms.size(other.flatten(0, 1), norm).view(3, 200, 1)
+    assert ((other * g[:, None]).sum(2) <= gain[:, None] * (1 + 1e-12)).all()
+
+
+@pytest.mark.parametrize("norm", norms.NORMS)
+def test_a_gradient_that_is_zero_or_not_a_number_gives_no_direction(norm: str) -> None:
+    g = torch.tensor([[0.0, 0.0], [math.nan, math.nan], [math.nan, 2.0], [math.inf, -1.0]])
+    direction = norms.steepest_direction(g, norm)
+    assert direction.isfinite().all()
+    assert torch.equal(direction[:2], torch.zeros(2, 2))
+    assert torch.equal(direction[2], torch.tensor([0.0, 1.0]))
+    assert direction[3, 0] == 1
+
+
+@pytest.mark.parametrize("norm", norms.NORMS)
+def test_sampled_points_fill_the_ball_evenly(norm: str) -> None:
+    like = torch.zeros(4000, 3, dtype=torch.float64)
+    shift = norms.sample_ball(like, 0.5, norm, Draws(1, range(4000)))
+    length = norms.size(shift, norm)
+    assert float(length.max()) <= 0.5
+    # uniform in volume: the fraction within t times the radius is t cubed, in three dimensions, for either norm
+    for t in (0.3, 0.6, 0.9):
+        assert float((length <= 0.5 * t).double().mean()) == pytest.approx(t**3, abs=0.03)
+    assert float(shift.mean(0).abs().max()) < 0.02
+
+
+def test_sizes_are_those_of_torch() -> None:
+    v = torch.randn(5, 2, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for norm, p in (("l1", 1), ("l2", 2), ("linf", math.inf)):
+        torch.testing.assert_close(norms.size(v, norm), torch.linalg.vector_norm(v.flatten(1), p, dim=1))
+        assert norms.dual(norms.dual(norm)) == norm
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda v: norms.project(v, v, 0.1, "l3", BOX),
+        lambda v: norms.size(v, "l3"),
+        lambda v: norms.steepest_direction(v, "l3"),
+        lambda v: norms.sample_ball(v, 0.1, "l3", Draws(0, [0])),
+        lambda _: norms.dual("l3"),
+    ],
+)
+def test_an_unknown_norm_is_an_error_that_names_it(call) -> None:
+    with pytest.raises(norms.NormError, match="'l3'"):
+        call(torch.zeros(1, 2))

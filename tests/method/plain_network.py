@@ -1,0 +1,157 @@
+"""The independent model of the method: a network, its gradients and R written out by hand, without lat.sites and
+lat.perturbation.
+
+Everything is in float64 and small, so that a sum over units may be a Python loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from lat.cells import Cell, Law, Reading, Schedule
+from lat.models import MLP
+
+SHAPE = (1, 2, 3)
+CLASSES = 3
+LAYERS = ("fc1", "fc2", "fc3", "fc4")
+
+
+def network(seed: int = 0, width: int = 5, dtype: torch.dtype = torch.float64) -> MLP:
+    """Four weight layers fc1 … fc4, 6-5-5-5-3, from its own seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return MLP(SHAPE, CLASSES, width, layers=4, first=1).to(dtype)
+
+
+def batch(seed: int, n: int = 4, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    """Images (n, 1, 2, 3) in [0, 1] and labels (n)."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand((n, *SHAPE), generator=generator, dtype=dtype)
+    return x, torch.randint(CLASSES, (n,), generator=generator)
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    return {name: model.get_submodule(name).weight.detach().clone() for name in LAYERS}
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One forward and backward pass: logits and loss, dL/dy at the output and at the activation of every layer."""
+
+    logits: Tensor
+    loss: Tensor
+    at_output: Mapping[str, np.ndarray]
+    at_activation: Mapping[str, np.ndarray]
+    inputs: Tensor
+
+
+def run(model: nn.Module, x: Tensor, y: Tensor, added: Mapping[str, Tensor] | None = None) -> Pass:
+    """The network of `model`'s parameters, layer by layer, with `added` put on the named layers' outputs."""
+    x = x.detach().clone().requires_grad_()
+    h = x.flatten(1)
+    outputs, activations = {}, {}
+    for name in LAYERS:
+        module = model.get_submodule(name)
+        z = h @ module.weight.detach().T + module.bias.detach()
+        if added and name in added:
+            z = z + added[name]
+        outputs[name] = z
+        h = z if name == LAYERS[-1] else z.clamp(min=0)
+        activations[name] = h
+    loss = cross_entropy(h, y)
+    wanted = [*outputs.values(), *activations.values(), x]
+    found = torch.autograd.grad(loss, wanted)
+    count = len(LAYERS)
+    return Pass(
+        h.detach(),
+        loss.detach(),
+        {name: g.numpy() for name, g in zip(LAYERS, found[:count], strict=True)},
+        {name: g.numpy() for name, g in zip(LAYERS, found[count : 2 * count], strict=True)},
+        found[-1],
+    )
+
+
+class Epsilons:
+    """The draws of epsilon that one adversary makes, from an equal generator: one array that fits (n, units) each."""
+
+    def __init__(self, law: Law, seed: int) -> None:
+        self.law = law
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def draw(self, n: int, units: int) -> np.ndarray:
+        if self.law.kind == "fixed":
+            return np.full((1, 1), self.law.radius)
+        size = {"batch": (1, 1), "sample": (n, 1), "element": (n, units)}[self.law.draw]
+        eps = self.law.radius * torch.randn(size, generator=self.generator, dtype=torch.float64).numpy()
+        return np.abs(eps) if self.law.kind == "abs_normal" else eps
+
+
+@dataclass(frozen=True)
+class Step:
+    """What R is made of, one layer: signs and epsilons broadcast to (n, units), as the update leaves them."""
+
+    path: tuple[str, ...]
+    scaled_signs: np.ndarray
+
+
+def steps(reading: Reading, layers: Sequence[str], epsilons: Epsilons, seen: Pass, w: Mapping[str, Tensor]) -> dict:
+    """For each layer its path of weights and eps · sign, from the gradients of one pass, unit by unit."""
+    found = {}
+    shared: np.ndarray | None = None
+    for name in layers:
+        first = {"local": name, "layer_set": min(layers), "network": LAYERS[0]}[reading.scope]
+        path = LAYERS[LAYERS.index(first) : LAYERS.index(name) + 1]
+        site = name if reading.form == "closed" else first
+        g = (seen.at_output if reading.at == "output" else seen.at_activation)[site]
+        n = len(g)
+        if reading.pairing == "mean":
+            g = np.array([sum(g[s] for s in range(n)) / n] * n)
+        if reading.form == "propagated":
+            matrix = w[first].numpy()
+            out, inside = matrix.shape
+            g = np.array([[sum(g[s, i] * matrix[i, j] for i in range(out)) for j in range(inside)] for s in range(n)])
+        if reading.scope == "local" or epsilons.law.draw == "element" or shared is None:
+            shared = epsilons.draw(n, g.shape[1])
+        found[name] = Step(path, np.sign(g) * shared)
+    return found
+
+
+def formed(reading: Reading, step: Step, w: Mapping[str, Tensor]) -> np.ndarray:
+    """R (n, out) of one layer from its eps · sign and the weights `w`, as eqs. (6) and (7) sum it."""
+    n = len(step.scaled_signs)
+    if reading.form == "closed":
+        radius = [1.0] * w[step.path[0]].shape[1]
+        for name in step.path:
+            radius = [sum(abs(float(v)) * q for v, q in zip(row, radius, strict=True)) for row in w[name]]
+        return np.array([[radius[i] * step.scaled_signs[s, i] for i in range(len(radius))] for s in range(n)])
+    rows = step.scaled_signs
+    for name in step.path:
+        rows = np.array([[sum(float(v) * q for v, q in zip(row, r, strict=True)) for row in w[name]] for r in rows])
+    return rows
+
+
+def cell(
+    method: str = "layerwise",
+    layers: tuple[str, ...] = (),
+    law: Law | None = None,
+    reading: Reading | None = None,
+    input_law: Law | None = None,
+    *,
+    mix: bool = False,
+    epochs: int = 2,
+    lr: float = 0.1,
+) -> Cell:
+    """A cell on the small images: width 5, batches of 8; layer-wise with the tables' default reading unless given."""
+    parts = method.split("+")
+    if "layerwise" in parts:
+        layers, law, reading = layers or ("fc2", "fc4"), law or Law("normal", 0.1), reading or Reading()
+    if set(parts) - {"standard", "layerwise"}:
+        input_law = input_law or Law("normal", 0.1)
+    plan = Schedule(epochs, batch=8, lr=lr)
+    return Cell("small", "4fc", 5, method, layers, law, reading, input_law, mix, plan)
