@@ -90,7 +90,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("table", help="table_1 … table_9")
     add("figures", figures, "draw the run's figures from its ledger")
     sub = add("report", report, "make the PDF from a ledger")
-    sub.add_argument("--reference", type=Path, help="an exported run instead: its own report.pdf, from its ledger alone")
+    sub.add_argument("--reference", type=Path, help="an exported run instead: its report.pdf, from its ledger alone")
     sub = add("compare", compare, "does a run agree with a reference within the intervals?", run=False)
     sub.add_argument("run", type=Path, help="folder with the run's ledger.csv")
     sub.add_argument("reference", type=Path, help="folder with the reference's")

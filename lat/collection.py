@@ -49,14 +49,14 @@ def collect(
 
     Raises LedgerError naming the file, what was found and what the run asks for where a record is of other settings,
     of other code (unless it was imported) or of other weights than the training record's; and, unless `gaps`, for a
-    missing record.
+    missing record. An attack whose training has no record is missing too: nothing says what it attacked.
     """
     records, missing = [], []
     for entry, seed, step in jobs(run):
         if only is not None and entry.base not in only:
             continue
         path = folder.record(entry, seed, step)
-        if gaps and not path.exists():
+        if gaps and not (path.exists() and folder.record(entry, seed, "train").exists()):
             missing.append((entry, seed, step))
             continue
         records.append(checked(run, (entry, seed, step), path))

@@ -2,9 +2,9 @@
 
 The paper's symbols are used inside: `w` a weight of shape (out, in), `b` a bias (out), `x` a batch of inputs (n, in),
 `r` a perturbation of the inputs (n, in), `g` the gradient dL/dy of the loss by a layer's output (n, out), and `eps`
-the radius: a number, or a tensor that broadcasts against (n, in) or (n, out). Every function works in the dtype and
-on the device of its tensors and is differentiable where the statement is. That a statement is written here does not
-say that it is true: the laws about them do.
+the radius: a number, or a tensor that broadcasts against (n, in) or (n, out). The closed forms also take one g (1, out)
+for n radii. Every function works in the dtype and on the device of its tensors and is differentiable where the
+statement is. That a statement is written here does not say that it is true: the laws about them do.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def closed_radius(w: Weight) -> Float[Tensor, " out"]:
     return w.abs().sum(dim=1)
 
 
-def closed(g: Float[Tensor, "n out"], w: Weight, eps: Epsilon) -> Float[Tensor, "n out"]:
+def closed(g: Float[Tensor, "#n out"], w: Weight, eps: Epsilon) -> Float[Tensor, "n out"]:
     """Eq. (6), last line, in the reading whose shapes fit: eps (|w| 1) ⊙ sign(dL/dy)."""
     return eps * closed_radius(w) * torch.sign(g)
 
@@ -76,7 +76,7 @@ def closed_stack_radius(weights: Sequence[Tensor]) -> Float[Tensor, " out"]:
     return radius
 
 
-def closed_stack(g: Float[Tensor, "n out"], weights: Sequence[Tensor], eps: Epsilon) -> Float[Tensor, "n out"]:
+def closed_stack(g: Float[Tensor, "#n out"], weights: Sequence[Tensor], eps: Epsilon) -> Float[Tensor, "n out"]:
     """Eq. (7), last line: eps (|w_n| ... |w_1| 1) ⊙ sign(dL/dy), with g the gradient at the last layer's output."""
     return eps * closed_stack_radius(weights) * torch.sign(g)
 

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
@@ -40,9 +41,10 @@ def build_table(plan: Plan, run: Path, name: str, folder: Path, root: Path = ROO
         ledger, tables.named_table(tables.load_tables(root / plan.config["tables"]["file"]), name), plan
     )
     tables.write(table, folder)
-    build = folder / f"{name}.build"
-    _write_json(build / "table.json", {"table": table, "run": _run(plan, ledger)})
-    return _compile("table.typ", build, folder / f"{name}.pdf", root, _finished(read_records(run / "records.jsonl")))
+    finished = _finished(read_records(run / "records.jsonl"))
+    with TemporaryDirectory() as work:
+        _write_json(Path(work) / "table.json", {"table": table, "run": _run(plan, ledger)})
+        return _compile("table.typ", Path(work), folder / f"{name}.pdf", root, finished)
 
 
 def build_figures(plan: Plan, run: Path, folder: Path, root: Path = ROOT) -> dict[str, Any]:
@@ -64,6 +66,7 @@ def build(
     run: Path,
     output: Path,
     *,
+    folder: Path | None = None,
     figures: Path | None = None,
     plans: Mapping[str, Plan] | None = None,
     sources: Mapping[str, str] | None = None,
@@ -71,7 +74,8 @@ def build(
 ) -> Path:
     """The whole report as a PDF at `output`, written atomically; returns it.
 
-    What Typst reads (`report.json`, figures, templates) is kept beside it in `build/<name>`. `figures` is a folder that
+    What Typst reads (`report.json`, figures, templates) is kept in `folder`, which is emptied first: `build/<name>`
+    beside the PDF unless given. `figures` is a folder that
     `build_figures` filled; without it they are drawn here. `plans` are the studies' own plans by name, by which an
     unfinished study is told from a finished one. `sources` is the present source digest of each step: records with
     another one are counted as older. Raises LedgerError where the run's ledger or records are missing. The PDF's date
@@ -79,7 +83,7 @@ def build(
     """
     ledger = read_ledger(run / "ledger.csv")
     records = read_records(run / "records.jsonl")
-    folder = output.parent / "build" / output.stem
+    folder = folder or output.parent / "build" / output.stem
     if folder.exists():
         shutil.rmtree(folder)
     drawn = folder / "figures"
@@ -132,6 +136,11 @@ def provenance(records: Sequence[Record], plan: Plan, sources: Mapping[str, str]
     for (step, digest), count in sorted(Counter((record.step, record.sources) for record in records).items()):
         current = None if sources is None else sources.get(step) == digest
         digests.append({"step": step, "digest": digest, "records": count, "current": current})
+    older = {
+        f"{record.name}@{record.scale}"
+        for record in records
+        if sources is not None and sources.get(record.step) != record.sources
+    }
     versions: dict[str, set[str]] = {}
     for record in records:
         for name, version in record.versions.items():
@@ -140,6 +149,7 @@ def provenance(records: Sequence[Record], plan: Plan, sources: Mapping[str, str]
         "records": len(records),
         "imported": sum(record.imported for record in records),
         "older": None if sources is None else sum(entry["records"] for entry in digests if not entry["current"]),
+        "older_cells": sorted(older),
         "seeds": sorted({record.seed for record in records}),
         "versions": [{"name": name, "versions": sorted(found)} for name, found in sorted(versions.items())],
         "sources": digests,
@@ -161,7 +171,7 @@ def _run(plan: Plan, ledger: Ledger) -> dict[str, Any]:
         "title": plan.config["title"],
         "dataset": plan.dataset,
         "judged": plan.dataset not in NEVER_JUDGED,
-        "level_text": f"{100 * LEVEL:g} %",
+        "level_text": f"{100 * LEVEL:g}\u00a0%",
         "evaluated": plan.config["evaluate"],
         "images": sorted({int(n) for n in examples}),
         "training_images": plan.config["train"],

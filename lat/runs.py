@@ -159,7 +159,8 @@ def read_rows(path: Path) -> dict[str, dict[str, str]]:
         for number, row in enumerate(reader, start=2):
             if None in row or None in row.values():
                 raise RunError(
-                    f"{path.name}, line {number}: {len(expected)} columns, divided by tabs, are needed; {ABSENT!r} is none"
+                    f"{path.name}, line {number}: {len(expected)} columns, separated by tabs, are needed; "
+                    f"{ABSENT!r} is none"
                 )
             name = row.pop("cell")
             del row["comment"]
@@ -319,12 +320,13 @@ def _read(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check(values: object, schema: str) -> None:
-    """Raises RunError with the first violation of workflow/schemas/<schema>.schema.yaml, by its key."""
+    """Raises RunError with the plainest violation of workflow/schemas/<schema>.schema.yaml, by its key."""
     from jsonschema import Draft202012Validator, validators
+    from jsonschema.exceptions import best_match
 
     whole = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
     strict = validators.extend(Draft202012Validator, type_checker=whole)  # 10.0 would be another cell than 10
     validator = strict(yaml.safe_load((ROOT / f"workflow/schemas/{schema}.schema.yaml").read_text()))
-    for error in sorted(validator.iter_errors(values), key=lambda e: list(map(str, e.path))):
-        place = ".".join(map(str, error.path)) or "top level"
+    if error := best_match(validator.iter_errors(values)):
+        place = ".".join(map(str, error.absolute_path)) or "top level"
         raise RunError(f"{schema} file, {place}: {error.message}; see workflow/schemas/{schema}.schema.yaml")

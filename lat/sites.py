@@ -6,9 +6,10 @@ block; `chain` orders the layers of a network that is a chain, for perturbations
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, fx, nn
@@ -54,6 +55,21 @@ def refuse_compiled(model: nn.Module) -> None:
             )
 
 
+class _Tracer(fx.Tracer):
+    """Traces what `functools.wraps` has wrapped: a forward that checks its types at run time refuses fx's proxies."""
+
+    def create_args_for_root(
+        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
+    ) -> tuple[Callable[..., Any], list[Any]]:
+        return super().create_args_for_root(inspect.unwrap(root_fn), is_module, concrete_args)
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        plain = inspect.unwrap(type(m).forward)
+        return super().call_module(m, lambda *a, **k: plain(m, *a, **k), args, kwargs)
+
+
 def chain(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """The modules of `model` in the order of its forward pass, which must be a chain: each feeds the next alone.
 
@@ -61,7 +77,7 @@ def chain(model: nn.Module) -> list[tuple[str, nn.Module]]:
     operation that is not a fully connected layer, ReLU, flatten, dropout or identity, or that breaks the chain.
     """
     try:
-        graph = fx.symbolic_trace(model).graph
+        graph = _Tracer().trace(model)
     except Exception as error:  # fx raises whatever the traced forward raises
         raise SiteError(f"{type(model).__name__} cannot be traced ({error}); use scope 'local'") from error
     modules = dict(model.named_modules())

@@ -2,7 +2,8 @@
 
 A step names its entry modules; everything of the package that they import, at any depth, belongs to it. Of a registry
 (the mapping of names to methods, models or attacks) only what the cell uses belongs to it, so that adding one of them
-makes no result old. The digest is over the syntax trees without docstrings and comments. No torch here.
+makes no result old. The digest is over the syntax trees without docstrings, comments and signatures' annotations,
+which nothing evaluates but the tests' type checks. No torch here.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ ENTRIES: Mapping[str, tuple[str, ...]] = {
     "attack": ("lat.evaluation",),
 }
 REGISTRIES: Mapping[str, str] = {"lat.attacks": "ATTACKS", "lat.defences": "DEFENCES", "lat.models": "MODELS"}
+
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def digest(step: str, used: Collection[str], package: Path = PACKAGE) -> str:
@@ -68,15 +71,16 @@ def _spelled(value: object) -> str:
 
 
 def _meaning(path: Path, name: str, used: Collection[str]) -> ast.Module:
-    """The module's tree without docstrings; a registry's also without the entries that are not used, and their
-    imports.
+    """The module's tree without docstrings and the annotations of signatures; a registry's also without the entries
+    that are not used, and their imports.
     """
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
-        if (
-            isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-            and ast.get_docstring(node) is not None
-        ):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            node.returns = None
+        if isinstance(node, ast.arg):
+            node.annotation = None
+        if isinstance(node, DOCUMENTED) and ast.get_docstring(node) is not None:
             node.body = node.body[1:] or [ast.Pass()]
     return _used_part(tree, REGISTRIES[name], used) if name in REGISTRIES else tree
 

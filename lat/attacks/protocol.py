@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lat import norms
 from lat.attacks.draws import Draws
@@ -123,7 +123,7 @@ def slack(x: Images, threat: Threat) -> float:
     return 8 * torch.finfo(x.dtype).eps * reach * max(1.0, elements**0.5)
 
 
-def _checked(candidate: Images, x: Images, threat: Threat, name: str) -> Images:
+def _checked(candidate: Tensor, x: Images, threat: Threat, name: str) -> Images:
     """The candidate, projected on ball and box to remove rounding. Raises AttackError where more than that is wrong."""
     if candidate.shape != x.shape or candidate.dtype != x.dtype:
         raise AttackError(

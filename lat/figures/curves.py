@@ -8,11 +8,15 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from lat.figures.style import GREY, canvas, label_ends, look, margins
 from lat.ledger import Record
-from lat.measured import Ledger, Plan, figure
+from lat.measured import Ledger, Plan, Scale, figure
 
 CURVE = "pgd_curve@"
+DIVERGED, UNFINISHED = "†", "‡"
 GROUPS = (
     ("input", "Inputs perturbed"),
     ("layers", "Layers perturbed, default reading"),
@@ -39,7 +43,8 @@ def epsilon_series(ledger: Ledger, plan: Plan, labels: Mapping[str, str]) -> lis
                 continue
             means = [(0.0, figure(rows, "clean").estimate)] + [(_radius(n), figure(rows, n).estimate) for n in names]
             points = [(radius, estimate.mean) for radius, estimate in means if estimate is not None]
-            found.append(_series(scale, cell, rows[0]["method"], labels, points if len(points) > 1 else []))
+            reason = "" if len(points) > 1 else (figure(rows, "clean").reason or "not attacked at these radii")
+            found.append(_series(scale, cell, rows[0]["method"], labels, [] if reason else points, reason))
     return found
 
 
@@ -61,13 +66,16 @@ def training_series(records: Iterable[Record], plan: Plan, labels: Mapping[str, 
                     by_epoch.setdefault(int(entry["epoch"]), []).append(float(entry[key]))
             points = [(float(epoch), fmean(values)) for epoch, values in sorted(by_epoch.items())]
             finite = [(epoch, value) for epoch, value in points if math.isfinite(value)]
-            found.append(_series(scale, cell, mine[0].cell.method, labels, finite))
+            lost = sum(record.status == "diverged" for record in mine)
+            reason = "" if finite else f"diverged ({lost} of {len(mine)} seeds)"
+            found.append(_series(scale, cell, mine[0].cell.method, labels, finite, reason))
     return found
 
 
 def _series(
-    scale: Any, cell: str, method: str, labels: Mapping[str, str], points: Sequence[tuple[float, float]]
+    scale: Scale, cell: str, method: str, labels: Mapping[str, str], points: Sequence[tuple[float, float]], reason: str
 ) -> Series:
+    """A line's points, or the reason why it has none."""
     tuned = cell.endswith("_best") and group(cell, method) == "input"
     return {
         "scale": scale.name,
@@ -77,6 +85,7 @@ def _series(
         "group": group(cell, method),
         "standard": method == "standard",
         "points": [list(point) for point in points],
+        "reason": reason,
     }
 
 
@@ -85,14 +94,17 @@ def _radius(name: str) -> float:
 
 
 def draw(series: Sequence[Series], path: Path, *, x: str, y: str, log: bool = False, mark: float | None = None) -> None:
-    """Panels by scale (columns) and group of cells (rows), a line a cell, its name at its end.
+    """Panels by scale (columns) and group of cells (rows), a line a cell, its name to the right.
 
-    `x`, `y` are axis labels; `mark` draws a vertical line; `log` makes the vertical axis logarithmic, else it is
-    [0, 1] in per cent. A cell without points is named under the panel.
+    `x`, `y` are axis labels. `log` makes the vertical axis logarithmic, else it is [0, 1] in per cent. `mark` draws a
+    vertical line, orders the names by the heights there, and makes the horizontal axis a square root, so that the small
+    radii are seen. The name of a cell without points
+    comes last, in italics, with `DIVERGED` or `UNFINISHED` behind it.
     """
     scales = list(dict.fromkeys((entry["scale"], entry["width"]) for entry in series)) or [("", "")]
     groups = [entry for entry in GROUPS if any(s["group"] == entry[0] and not s["standard"] for s in series)]
     groups = groups or [GROUPS[0]]
+    shown: list[Sequence[Series]] = []
     with canvas(path, 0.3 + 1.9 * len(groups)) as fig:
         panels = fig.subplots(len(groups), len(scales), squeeze=False, sharex="col", sharey=True)
         for row, (name, title) in enumerate(groups):
@@ -101,41 +113,53 @@ def draw(series: Sequence[Series], path: Path, *, x: str, y: str, log: bool = Fa
                 mine = [s for s in series if s["scale"] == scale and (s["group"] == name or s["standard"])]
                 axes.set_title(f"{scale}, width {width}\n{title}" if row == 0 else title)
                 _panel(axes, mine, log=log, mark=mark)
+                shown.append(mine)
                 if row == len(groups) - 1:
                     axes.set_xlabel(x)
                 if column == 0:
                     axes.set_ylabel(y)
         margins(fig, left=0.5, right=1.35, top=0.4, bottom=0.4, between=(1.5, 0.5))
         for axes in panels.flat:
-            _ends(axes)
+            _names(axes, shown.pop(0), mark)
 
 
 def _panel(axes: Any, series: Sequence[Series], *, log: bool, mark: float | None) -> None:
-    absent = []
     place = 0
     for entry in series:
-        if not entry["points"]:
-            absent.append(entry["label"])
-            continue
         style: dict[str, Any] = {"color": GREY, "linestyle": "-"} if entry["standard"] else look(place)
-        place += not entry["standard"]
+        place += not entry["standard"]  # also where there are no points: one cell has one look in a row of panels
         values = [value if log else 100 * value for _, value in entry["points"]]
-        axes.plot([at for at, _ in entry["points"]], values, label=entry["label"], **style)
+        if values:
+            axes.plot([at for at, _ in entry["points"]], values, label=entry["label"], **style)
     if mark is not None:
         axes.axvline(mark, color=GREY, linewidth=0.5, linestyle=":")
+        axes.set_xscale("function", functions=(_root, np.square))
+        last = max((entry["points"][-1][0] for entry in series if entry["points"]), default=mark)
+        ticks = [
+            tick for tick in (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0) if tick <= last and (tick != 0.05 or last <= 0.5)
+        ]
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
     if log:
         axes.set_yscale("log")
     else:
         axes.set_ylim(0, 100)
     axes.margins(x=0)
-    if absent:
-        text = "all seeds diverged:\n" + "\n".join(absent)
-        high = log or mark is not None  # the corner that falling (or rising) lines leave free
-        corner: dict[str, Any] = {"y": 0.98, "va": "top"} if high else {"y": 0.03, "va": "bottom"}
-        axes.text(x=0.98, s=text, ha="right", transform=axes.transAxes, fontsize=6, color=GREY, **corner)
 
 
-def _ends(axes: Any) -> None:
-    lines = [line for line in axes.get_lines() if not line.get_label().startswith("_") and len(line.get_ydata())]
-    ends = [(float(line.get_ydata()[-1]), str(line.get_label()), str(line.get_color())) for line in lines]
-    label_ends(axes, ends)
+def _root(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return np.sqrt(np.maximum(x, 0.0))
+
+
+def _names(axes: Any, series: Sequence[Series], mark: float | None) -> None:
+    """Names at the heights of the lines' ends, or at their heights at `mark`; below them those without a line."""
+    ends = []
+    for line in axes.get_lines():
+        if line.get_label().startswith("_"):
+            continue
+        height = line.get_ydata()[-1] if mark is None else np.interp(mark, line.get_xdata(), line.get_ydata())
+        ends.append((float(height), str(line.get_label()), str(line.get_color())))
+    absent = [entry for entry in series if not entry["points"]]
+    marks = [DIVERGED if entry["reason"].startswith("diverged") else UNFINISHED for entry in absent]
+    names = [f"{entry['label']} {sign}" for entry, sign in zip(absent, marks, strict=True)]
+    label_ends(axes, ends, names, hairs=mark is None)

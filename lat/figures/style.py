@@ -104,11 +104,18 @@ def spread(heights: Sequence[float], gap: float, low: float, high: float) -> lis
     return found
 
 
-def label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]], gap: float = 0.075) -> None:
+def label_ends(
+    axes: Axes,
+    ends: Sequence[tuple[float, str, str]],
+    absent: Sequence[str] = (),
+    gap: float = 0.075,
+    *,
+    hairs: bool = True,
+) -> None:
     """Labels to the right of the axes, one for each (height of a line's end, text, colour), without overlap.
 
-    A hair line leads from a label that had to move to the end that it belongs to. Heights are data; the axes' limits
-    must be set before.
+    With `hairs`, a hair line leads from a label that had to move to the end that it belongs to. Heights are data; the
+    axes' limits must be set before. `absent` are names without a line: below the others, in grey italics.
     """
     low = axes.get_ylim()[0]
     scale = axes.transData + axes.transAxes.inverted()
@@ -116,6 +123,10 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]], gap: float = 
     heights = [
         float(min(max(scale.transform((at, end))[1], 0), 1)) if end > 0 or low <= 0 else 0.0 for end, _, _ in ends
     ]
-    for (_, text, colour), own, moved in zip(ends, heights, spread(heights, gap, 0.0, 1.0), strict=True):
-        axes.plot([1.01, 1.05], [own, moved], color=colour, linewidth=0.5, transform=axes.transAxes, clip_on=False)
-        axes.text(1.06, moved, text, color=colour, transform=axes.transAxes, va="center", fontsize=6.2)
+    moved = spread([*(-1.0 for _ in absent), *heights], gap, 0.0, 1.0)
+    for name, height in zip(absent, moved, strict=False):
+        axes.text(1.06, height, name, color=GREY, transform=axes.transAxes, va="center", fontsize=6.2, style="italic")
+    for (_, text, colour), own, place in zip(ends, heights, moved[len(absent) :], strict=True):
+        if hairs:
+            axes.plot([1.01, 1.05], [own, place], color=colour, linewidth=0.5, transform=axes.transAxes, clip_on=False)
+        axes.text(1.06, place, text, color=colour, transform=axes.transAxes, va="center", fontsize=6.2)

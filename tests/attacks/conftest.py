@@ -1,29 +1,17 @@
-"""A small network on real digits, and linear ones whose nearest adversarial example is known in closed form."""
+"""Fixtures of the attack tests: a trained network, and the attacks as they are configured."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
 from sklearn.datasets import load_digits
-from torch import Tensor, nn
+from small_networks import SETTINGS, Digits
+from torch import nn
 
 from lat.attacks import Attack, from_settings
-
-SETTINGS = Path(__file__).resolve().parents[2] / "config" / "attacks.yaml"
-
-
-@dataclass(frozen=True)
-class Digits:
-    """A trained network, and images (n, 1, 8, 8) in [0, 1] that it was not trained on."""
-
-    model: nn.Module
-    x: Tensor
-    y: Tensor
 
 
 @pytest.fixture(scope="session")
@@ -63,21 +51,3 @@ def settings() -> dict[str, dict[str, Any]]:
 def attacks(settings: dict[str, dict[str, Any]]) -> dict[str, Attack]:
     """The attacks of config/attacks.yaml."""
     return from_settings(settings)
-
-
-class Linear(nn.Module):
-    """Two scores, 0 and <w, x> + b: class 1 on the positive side. The margin of x is |<w, x> + b|."""
-
-    def __init__(self, w: Tensor, b: Tensor | float = 0.0) -> None:
-        super().__init__()
-        self.w = nn.Parameter(w.clone())
-        self.b = nn.Parameter(torch.as_tensor(b, dtype=w.dtype))
-
-    def forward(self, x: Tensor) -> Tensor:
-        score = x.flatten(1) @ self.w + self.b
-        return torch.stack([torch.zeros_like(score), score], 1)
-
-
-@pytest.fixture
-def linear() -> type[Linear]:
-    return Linear

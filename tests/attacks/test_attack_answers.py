@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import pytest
 import torch
-from conftest import Digits, Linear
 from hypothesis import example, given
 from hypothesis import strategies as st
+from small_networks import Digits, Linear
 from torch import Tensor, nn
 
 from lat import norms
@@ -28,7 +29,7 @@ def linear_case(seed: int, size: int) -> tuple[Linear, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     w = torch.randn(size, generator=generator, dtype=torch.float64)
     model = Linear(w, torch.randn(1, generator=generator, dtype=torch.float64).squeeze())
-    x = torch.randn(5, size, generator=generator, dtype=torch.float64)
+    x = torch.randn(3, size, generator=generator, dtype=torch.float64)
     with torch.no_grad():
         y = model(x).argmax(1)
     return model, x, y
@@ -39,13 +40,18 @@ def linear_case(seed: int, size: int) -> tuple[Linear, Tensor, Tensor]:
 def test_a_linear_network_breaks_exactly_at_its_margin_over_the_dual_norm(
     attacks: dict, name: str, norm: str, dual: str
 ) -> None:
-    for seed in range(5):
+    if name == "eot":
+        attacks["eot"] = replace(attacks["eot"], noise_draws=2)  # the gradient is the same everywhere
+    beyond = (
+        1.001 if norm == "linf" or name in ("fgsm", "ifgsm") else 1.02
+    )  # a direction is approached, a corner reached
+    for seed in range(2):
         model, x, y = linear_case(seed, 6)
         with torch.no_grad():
             margins = -margin(model(x), y)
             distance = margins / norms.size(model.w[None], dual)
         for i in range(len(x)):
-            for factor, robust in ((0.999, True), (1.001, False)):
+            for factor, robust in ((0.999, True), (beyond, False)):
                 attack = at_radius(attacks[name], factor * float(distance[i]), norm, WIDE)
                 outcome = run_attack(model, x[i : i + 1], y[i : i + 1], [i], attack, seed=seed)
                 assert outcome.robust.tolist() == [robust], (name, norm, factor)
@@ -63,9 +69,11 @@ def test_cw_l2_finds_the_distance_to_the_hyperplane(attacks: dict) -> None:
     outcome = run_attack(model, x, y, range(12), attacks["cw_l2"], seed=0)
     assert not outcome.robust.any()
     assert (outcome.distance >= exact * (1 - 1e-9)).all()  # nothing closer exists
-    assert (outcome.distance <= exact * 1.05 + 1e-3).all()
+    far = exact > 0.01  # two hundred iterations do not settle to less than a hundredth of that
+    assert int(far.sum()) >= 10
+    assert (outcome.distance[far] <= exact[far] * 1.04).all()
     along = ((outcome.adversarial - x) @ w).abs() / (outcome.distance * w.norm())
-    assert float(along.min()) > 0.99  # and the way there is along the normal
+    assert float(along[far].min()) > 0.98  # and the way there is along the normal
 
 
 def test_cw_l2_leaves_what_is_misclassified_or_cannot_be(attacks: dict) -> None:
@@ -73,8 +81,7 @@ def test_cw_l2_leaves_what_is_misclassified_or_cannot_be(attacks: dict) -> None:
         """Right on the second image whatever is added to it, wrong on the first."""
 
         def forward(self, x: Tensor) -> Tensor:
-            score = torch.stack([x.sum(1) * 0 - 1, x.sum(1) * 1e-3 + 5], 1)
-            return score
+            return torch.stack([x.sum(1) * 0 - 1, x.sum(1) * 1e-3 + 5], 1)
 
     x = torch.full((2, 3), 0.5)
     quick = replace(attacks["cw_l2"], steps=5)
@@ -87,7 +94,7 @@ def test_cw_l2_leaves_what_is_misclassified_or_cannot_be(attacks: dict) -> None:
 def test_cw_l2_moves_pixels_at_the_edges_of_the_box() -> None:
     # The nearest adversarial example of an all-black image: brighten one pixel.
     model = Linear(torch.tensor([-1.0, 0.0, 0.0]), 0.5)
-    attack = CWL2(Threat("l2", None), None, 5, 200, 0.01, 0.99, 1.0, 0.0)
+    attack = CWL2(Threat("l2", None), None, 3, 200, 0.01, 0.99, 1.0, 0.0)
     black, y = torch.zeros(1, 3), torch.tensor([1])
     outcome = run_attack(model, black, y, [0], attack, seed=0)
     assert outcome.robust.tolist() == [False]
@@ -179,9 +186,9 @@ def test_the_margin_is_positive_exactly_where_another_class_scores_higher(n: int
 
 
 def test_tiny_gradients_do_not_depend_on_the_number_of_examples() -> None:
-    # The other class has probability e^-95, near the smallest float32: divided by 4096 it would be gone.
-    model = Linear(torch.tensor([1.0, -1.0]), 0.0)
-    one, y = torch.tensor([[47.5, -47.5]]), torch.tensor([1])
+    # The other class has probability e^-87 and its weight is 1e-5: divided by 4096 that would be zero.
+    model = Linear(torch.tensor([1e-5, -1e-5]), -87.0)
+    one, y = torch.zeros(1, 2), torch.tensor([0])
     _, alone = oracle(model, y, cross_entropy)(one)
     _, among = oracle(model, y.expand(4096), cross_entropy)(one.expand(4096, -1))
     assert float(alone.abs().min()) > 0
@@ -189,8 +196,6 @@ def test_tiny_gradients_do_not_depend_on_the_number_of_examples() -> None:
 
 
 def test_the_gradient_is_that_of_central_differences(digits: Digits) -> None:
-    import copy
-
     model = copy.deepcopy(digits.model).double()
     x, y = digits.x[:8].double(), digits.y[:8]
     generator = torch.Generator().manual_seed(0)
@@ -218,8 +223,6 @@ def test_a_uniform_start_is_used_and_differs_by_seed(digits: Digits, attacks: di
 def test_eot_without_noise_is_pgd(digits: Digits, settings: dict) -> None:
     silent = from_settings({"eot": settings["eot"] | {"relative_noise": 0.0}, "pgd": settings["pgd"]})
     x, y = digits.x.double(), digits.y
-    import copy
-
     model = copy.deepcopy(digits.model).double()
     eot, pgd = (silent[name].perturb(model, x, y, Draws(5, range(len(x)))) for name in ("eot", "pgd"))
     torch.testing.assert_close(eot, pgd, rtol=0, atol=1e-12)

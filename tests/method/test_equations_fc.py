@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import pairwise, product
 
 import pytest
 import torch
@@ -41,9 +41,7 @@ def close(a: Tensor, b: Tensor) -> bool:
 @given(SEEDS, SIZES, SIZES, SIZES)
 def test_eq_5_the_output_for_x_plus_r_is_the_output_for_x_plus_w_r(seed: int, n: int, o: int, i: int) -> None:
     w, b, x, r = draw(seed, (o, i), (o,), (n, i), (n, i))
-    direct = torch.stack(
-        [torch.stack([(w[k] * (x[s] + r[s])).sum() + b[k] for k in range(o)]) for s in range(n)]
-    )
+    direct = torch.stack([torch.stack([(w[k] * (x[s] + r[s])).sum() + b[k] for k in range(o)]) for s in range(n)])
     assert close(equations.adversarial_output(w, b, x, r), direct)
     assert close(equations.output_change(w, r), direct - torch.nn.functional.linear(x, w, b))
 
@@ -149,7 +147,7 @@ def test_closed_stack_is_the_chain_of_absolute_weights_times_the_sign_of_the_las
     seed: int, n: int, eps: float
 ) -> None:
     sizes = [3, 2, 4, 2]
-    *stack, g = draw(seed, *[(o, i) for i, o in zip(sizes, sizes[1:], strict=False)], (n, 2))
+    *stack, g = draw(seed, *[(o, i) for i, o in pairwise(sizes)], (n, 2))
     radius = [1.0] * sizes[0]
     for w in stack:
         radius = [sum(abs(w[k, j].item()) * radius[j] for j in range(w.shape[1])) for k in range(w.shape[0])]

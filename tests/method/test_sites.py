@@ -68,7 +68,9 @@ def test_a_name_that_is_no_layer_is_refused_with_the_layers_there_are(name: str)
 
 
 def test_a_layer_of_another_kind_is_refused_by_its_kind() -> None:
-    with pytest.raises(SiteError, match=r"'relu2' is a ReLU, which cannot be perturbed; name one of fc1, fc2, fc3, fc4"):
+    with pytest.raises(
+        SiteError, match=r"'relu2' is a ReLU, which cannot be perturbed; name one of fc1, fc2, fc3, fc4"
+    ):
         layer(network(), "relu2")
 
 
@@ -77,6 +79,13 @@ def test_a_chain_lists_the_modules_in_forward_order_and_passes_over_functions() 
     assert [name for name, _ in chain(network())] == [
         "flatten", "fc1", "relu1", "fc2", "relu2", "fc3", "relu3", "fc4",
     ]  # fmt: skip
+
+
+def test_a_chain_is_traced_beneath_what_wraps_a_forward() -> None:
+    """Under pytest the networks of lat check the types of their arguments, which are no tensors while fx traces."""
+    model = nn.Sequential(network())
+    assert hasattr(type(model[0]).forward, "__wrapped__")
+    assert [name for name, _ in chain(model)][::2] == ["0.flatten", "0.relu1", "0.relu2", "0.relu3"]
 
 
 def test_a_chain_follows_the_forward_pass_and_not_the_order_of_definition() -> None:
@@ -202,7 +211,8 @@ def test_a_layer_called_twice_in_one_block_is_an_error_that_names_it_and_leaves_
 @pytest.mark.parametrize("raised", [ValueError, KeyboardInterrupt, SystemExit])
 def test_the_hooks_go_whatever_is_raised(raised: type[BaseException]) -> None:
     model = network()
-    with pytest.raises(raised), Tap({name: model.get_submodule(name) for name in ("fc2", "fc3")}, lambda name, y: y):
+    tap = Tap({name: model.get_submodule(name) for name in ("fc2", "fc3")}, lambda name, y: y)
+    with pytest.raises(raised), tap:  # noqa: PT012 - what happens before it is raised is the point
         assert model.fc2._forward_hooks
         raise raised
     assert not any(module._forward_hooks for module in model.modules())
@@ -216,11 +226,11 @@ def test_a_hooked_module_is_not_copied() -> None:
 
 
 def test_compiled_modules_are_refused_by_name() -> None:
-    whole = torch.compile(network())
+    whole = torch.compile(network(), backend="eager")
     part = network()
-    part.fc2.compile()
+    part.fc2.compile(backend="eager")
     itself = network()
-    itself.compile()
+    itself.compile(backend="eager")
     for model, name in [(whole, "OptimizedModule"), (part, "module 'fc2'"), (itself, "MLP")]:
         with pytest.raises(SiteError) as error:
             refuse_compiled(model)

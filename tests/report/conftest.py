@@ -180,11 +180,11 @@ def write_run(
     return Plan.of(run)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def made() -> Callable[..., Run]:
     return make_run
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def written() -> Callable[..., Plan]:
     return write_run

@@ -1,0 +1,234 @@
+"""The PDF: complete, traced to the ledger, the same twice, and honest about what it lacks."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typst
+
+from lat import report
+from lat.ledger import LedgerError
+from lat.measured import Plan
+
+ROOT = Path(__file__).resolve().parents[2]
+CELLS = ("dnn", "adv_input", "fc_2", "fc_4")
+SCALES = (("calibrated", 10, 2), ("wide", 256, 1))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("report")
+
+
+@pytest.fixture(scope="module")
+def built(folder: Path, made: Callable[..., Any], written: Callable[..., Plan]) -> tuple[Path, Plan]:
+    """A report on digits, with a diverged seed, an unfinished cell and no study."""
+    run = made("digits", CELLS, SCALES)
+    plan = written(run, folder, diverged=[("fc_4", "calibrated", 0)], skipped=["adv_input"])
+    report.build(plan, folder, folder / "out.pdf")
+    return folder, plan
+
+
+def content(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "build/out/report.json").read_text())
+
+
+def placed(work: Path, selector: str) -> list[Any]:
+    """What Typst finds in the report whose build folder is `work`."""
+    return json.loads(typst.query(str(work / "report.typ"), selector, root=str(work), ignore_system_fonts=True))
+
+
+def test_the_pdf_is_there_and_nothing_is_left_beside_it(built: tuple[Path, Plan]) -> None:
+    assert (built[0] / "out.pdf").read_bytes().startswith(b"%PDF-")
+    assert sorted(path.name for path in built[0].iterdir()) == ["build", "ledger.csv", "out.pdf", "records.jsonl"]
+
+
+def test_equal_inputs_give_equal_bytes(built: tuple[Path, Plan], tmp_path: Path) -> None:
+    again = report.build(built[1], built[0], tmp_path / "out.pdf")
+    assert again.read_bytes() == (built[0] / "out.pdf").read_bytes()
+
+
+def test_every_section_is_there_in_order(built: tuple[Path, Plan]) -> None:
+    def plain(body: Any) -> str:
+        if body.get("func") == "space":
+            return " "
+        return body["text"] if "text" in body else "".join(plain(part) for part in body.get("children", []))
+
+    found = placed(built[0] / "build/out", "heading.where(level: 1)")
+    assert [plain(heading["body"]).split()[0] for heading in found] == [
+        "What", "The", "Calibration", "The", "Sensitivity", "Accuracy", "Training", "The", "Claims", "Assumptions",
+        "Tables", "Provenance",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("dataset", "marked"), [("digits", True), ("mnist", False)])
+def test_every_page_of_a_run_on_digits_says_that_no_claim_is_judged(
+    built: tuple[Path, Plan], tmp_path: Path, dataset: str, marked: bool
+) -> None:
+    work = tmp_path / "work"
+    shutil.copytree(built[0] / "build/out", work)
+    changed = content(built[0])
+    changed["run"] |= {"dataset": dataset, "judged": dataset not in report.NEVER_JUDGED}
+    (work / "report.json").write_text(json.dumps(changed))
+    pages = typst.compile(str(work / "report.typ"), root=str(work), format="svg", ignore_system_fonts=True)
+    assert isinstance(pages, list)
+    assert len(pages) > 5
+    found = [entry["value"] for entry in placed(work, "<notice>")]
+    assert found == (["digits"] * len(pages) if marked else [])
+
+
+def test_numbers_of_the_report_are_the_ledgers(built: tuple[Path, Plan], tmp_path: Path) -> None:
+    folder, plan = built
+    other = tmp_path / "run"
+    other.mkdir()
+    (other / "records.jsonl").write_bytes((folder / "records.jsonl").read_bytes())
+    lines = []
+    for line in (folder / "ledger.csv").read_text().splitlines():
+        cells = line.split(",")
+        if (cells[3], cells[14], cells[9], cells[10]) == ("dnn", "wide", "eot", "robust_accuracy"):
+            cells[11] = "0.3141"
+        lines.append(",".join(cells))
+    (other / "ledger.csv").write_text("\n".join(lines) + "\n")
+    before = content(folder)
+    pdf = report.build(plan, other, tmp_path / "out.pdf", figures=folder / "build/out/figures")
+    after = json.loads((tmp_path / "build/out/report.json").read_text())
+    differences = list(changes(before, after))
+    assert {place.split("/")[0] for place in differences} == {"tables"}
+    assert any(place.endswith("/columns/eot/text") for place in differences)
+    assert all("/columns/eot/" in place for place in differences)
+    assert "31.4" in json.dumps(after["tables"])
+    assert pdf.read_bytes() != (folder / "out.pdf").read_bytes()
+
+
+def changes(before: Any, after: Any, place: str = "") -> Iterator[str]:
+    """Places at which two JSON values differ."""
+    if isinstance(before, dict) and isinstance(after, dict) and before.keys() == after.keys():
+        for key in before:
+            yield from changes(before[key], after[key], f"{place}/{key}" if place else key)
+    elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        for number, (one, two) in enumerate(zip(before, after, strict=True)):
+            yield from changes(one, two, f"{place}/{number}")
+    elif before != after:
+        yield place
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "reports").glob("*.typ")), ids=lambda path: path.name)
+def test_no_measured_number_is_typed_into_the_templates(path: Path) -> None:
+    prose = re.sub(r"//.*", "", path.read_text())
+    prose = re.sub(r"\d+(\.\d+)?(pt|cm|mm|em|in|fr|%)", "", prose)  # lengths
+    prose = re.sub(r"rgb\([^)]*\)|\"\d\.\d\"", "", prose)  # colours, the numbering of headings
+    found = re.findall(r"(?<![\w.])\d*\.\d+|\b\d+\s*(?:%|per cent|points|seeds|images|epochs)", prose)
+    assert found == []
+
+
+def test_the_search_for_typed_numbers_finds_one() -> None:
+    assert re.findall(r"(?<![\w.])\d*\.\d+|\b\d+\s*(?:%|per cent)", "about 94.3 and 12 per cent") == [
+        "94.3",
+        "12 per cent",
+    ]
+
+
+def test_the_build_folder_can_lie_elsewhere(built: tuple[Path, Plan], tmp_path: Path) -> None:
+    report.build(
+        built[1], built[0], tmp_path / "a/out.pdf", folder=tmp_path / "b", figures=built[0] / "build/out/figures"
+    )
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["out.pdf"]
+    assert (tmp_path / "b/report.json").is_file()
+
+
+def test_a_run_without_tables_still_has_a_report(
+    tmp_path: Path, made: Callable[..., Any], written: Callable[..., Plan]
+) -> None:
+    run = made(cells=("dnn",), scales=[("width_8", 8, 1)])
+    run.config["tables"]["show"].clear()
+    report.build(written(run, tmp_path / "run"), tmp_path / "run", tmp_path / "out.pdf")
+    assert content(tmp_path)["tables"] == []
+
+
+def test_an_absent_study_is_a_gap_that_names_its_command(built: tuple[Path, Plan]) -> None:
+    for name, study in content(built[0])["studies"].items():
+        assert study["found"] is None
+        assert study["gap"]
+        assert study["command"] == f"snakemake --cores all --configfile config/{name}.yaml"
+
+
+def test_the_studies_are_read_from_the_ledgers_that_the_run_names(
+    built: tuple[Path, Plan], tmp_path: Path, made: Callable[..., Any], written: Callable[..., Plan]
+) -> None:
+    root = tmp_path / "root"
+    (root / "study").mkdir(parents=True)
+    (root / "config").symlink_to(ROOT / "config")
+    (root / "reports").symlink_to(ROOT / "reports")
+    written(made(cells=("dnn",), scales=[("width_8", 8, 2), ("width_10", 10, 2)]), root / "study/calibration")
+    names = ("fc_34 law=fixed", "fc_34 law=normal", "adv_fixed mix=no")
+    reading_plan = written(made(cells=names, scales=[("wide", 256, 1)]), root / "study/readings")
+    changed = ("dnn", "fc_4", "dnn batch=64", "fc_4 batch=64")
+    written(made(cells=changed, scales=[("calibrated", 10, 2)]), root / "study/sensitivity")
+    config = {**built[1].config, "studies": {name: f"study/{name}" for name in report.STUDIES}}
+    plan = Plan(built[1].name, built[1].dataset, config, built[1].scales, built[1].slugs)
+    report.build(plan, built[0], tmp_path / "out.pdf", plans={"readings": reading_plan}, root=root)
+    found = content(tmp_path)["studies"]
+    assert [entry["width"] for entry in found["calibration"]["found"]["widths"]] == [8, 10]
+    assert found["readings"]["found"]["groups"][0]["winner"].startswith("fc_34 law=")
+    rows = {row["id"]: row for row in found["sensitivity"]["found"]["alternatives"]}
+    assert rows["batch_64"]["cells"]["fc_4"]["state"] == "ok"
+    assert "calibration.svg" in content(tmp_path)["figures"]["files"]
+
+
+def test_provenance_counts_imported_and_older_records(built: tuple[Path, Plan]) -> None:
+    from lat.ledger import read_records
+
+    records = read_records(built[0] / "records.jsonl")
+    found = report.provenance(records, built[1], {"train": "a" * 64, "attack": "c" * 64})
+    assert found["records"] == len(records) == 2 * 3 * 3
+    assert found["imported"] == 3  # seed 1's training, calibrated
+    assert found["older"] == len(records) / 2
+    assert found["older_cells"] == [
+        f"{cell}@{scale}" for cell in ("dnn", "fc_2", "fc_4") for scale in ("calibrated", "wide")
+    ]
+    assert [(entry["step"], entry["current"]) for entry in found["sources"]] == [("attack", False), ("train", True)]
+    assert report.provenance(records, built[1])["older"] is None
+    train = next(s for s in found["steps"] if (s["scale"], s["step"]) == ("calibrated", "train"))
+    assert (train["jobs"], train["asked"], train["diverged"]) == (6, 8, 1)
+
+
+def test_the_report_lists_every_claim_and_assumption(built: tuple[Path, Plan]) -> None:
+    found = content(built[0])
+    for key, name in (("claims", "claims"), ("assumptions", "assumptions")):
+        ids = re.findall(r"^  - id: (\w+)$", (ROOT / f"config/{name}.yaml").read_text(), re.MULTILINE)
+        assert [entry["id"] for entry in found[key]] == ids
+    assert all(set(claim) == {"id", "kind", "origin", "paraphrase"} for claim in found["claims"])  # no verdict
+
+
+def test_reported_tables_beyond_the_run_are_listed(built: tuple[Path, Plan]) -> None:
+    found = content(built[0])["reported_only"]
+    assert [table["roman"] for table in found] == ["V", "VI", "VII", "VIII", "IX"]
+    assert all(row["lines"] == [] and row["reported"] for table in found for row in table["rows"])
+
+
+def test_one_table_alone(built: tuple[Path, Plan], tmp_path: Path) -> None:
+    pdf = report.build_table(built[1], built[0], "table_2", tmp_path)
+    assert pdf.read_bytes().startswith(b"%PDF-")
+    assert {path.suffix for path in tmp_path.glob("table_2.*") if path.is_file()} == {".json", ".csv", ".md", ".pdf"}
+
+
+def test_a_missing_ledger_is_an_error_that_names_it(built: tuple[Path, Plan], tmp_path: Path) -> None:
+    with pytest.raises(LedgerError, match=r"nothing.ledger\.csv: no such ledger"):
+        report.build(built[1], tmp_path / "nothing", tmp_path / "out.pdf")
+    assert not (tmp_path / "out.pdf").exists()
+
+
+def test_a_template_that_does_not_fit_leaves_no_pdf(built: tuple[Path, Plan], tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    (root / "reports").mkdir(parents=True)
+    (root / "config").symlink_to(ROOT / "config")
+    (root / "reports/report.typ").write_text('#let data = json("report.json")\n#data.absent\n')
+    with pytest.raises(LedgerError, match=r"report\.typ"):
+        report.build(built[1], built[0], tmp_path / "out.pdf", figures=built[0] / "build/out/figures", root=root)
+    assert not (tmp_path / "out.pdf").exists()

@@ -1,0 +1,148 @@
+"""The `lat` command: each step by hand, errors of one line, and a start without torch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from small_run import run_file, scale
+
+from lat import cli
+from lat.collection import Folder
+from lat.runs import load
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "run.json").write_text(json.dumps(run_file(scales=[scale(epochs=1)])), encoding="utf-8")
+    return folder
+
+
+def lat(place: Path, digits_root: Path, *words: str) -> int:
+    """One command on the run of `place`, with the prepared digits."""
+    name, *rest = words
+    folders = ["--results", str(place / "results"), "--data", str(digits_root)]
+    return cli.main([name, "--config", str(place / "run.json"), *folders, *rest])
+
+
+@pytest.fixture(scope="module")
+def done(place: Path, digits_root: Path) -> Folder:
+    """Every step of the run by hand, up to its export in `place / kept`."""
+    assert lat(place, digits_root, "prepare") == 0
+    for cell in ("dnn", "fc_4@narrow"):
+        assert lat(place, digits_root, "train", "--cell", cell) == 0
+        assert lat(place, digits_root, "attack", "--cell", cell) == 0
+    assert lat(place, digits_root, "collect") == 0
+    assert lat(place, digits_root, "export", str(place / "kept")) == 0
+    return Folder(place / "results/small")
+
+
+def test_every_step_can_be_run_by_hand(place: Path, done: Folder) -> None:
+    run = load(place / "run.json")
+    assert all(done.record(entry, 0, step).exists() for entry in run.entries for step in ("train", "attack"))
+    assert (done.root / "ledger.csv").read_bytes() == (place / "kept/ledger.csv").read_bytes()
+
+
+def test_an_export_is_imported_and_checked(
+    place: Path, done: Folder, digits_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["import", "--config", str(place / "run.json"), "--results", str(tmp_path), "--data", str(digits_root)]
+    assert cli.main([*words, str(place / "kept"), "--check", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "4 records put back; 0 that the run does not ask for left out" in out
+    assert "equal" in out
+    assert cli.main(["collect", *words[1:]]) == 0
+    assert (tmp_path / "small/ledger.csv").read_bytes() == (done.root / "ledger.csv").read_bytes()
+
+
+def test_gaps_are_named(place: Path, done: Folder, digits_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    entry = load(place / "run.json").entry("fc_4")
+    path = done.record(entry, 0, "attack")
+    content = path.read_bytes()
+    path.unlink()
+    try:
+        assert lat(place, digits_root, "collect") == 2
+        assert "no such record" in capsys.readouterr().err
+        assert lat(place, digits_root, "collect", "--gaps") == 0
+        assert capsys.readouterr().out == "missing: fc_4@narrow, seed 0, attack\n"
+    finally:
+        path.write_bytes(content)
+        assert lat(place, digits_root, "collect") == 0
+
+
+def test_a_checkpoint_is_attacked_by_its_file(
+    place: Path, done: Folder, digits_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = str(done.weights(load(place / "run.json").entry("dnn"), 0))
+    words = ["--weights", weights, "--model", "4fc", "--width", "6", "--dataset", "digits"]
+    assert lat(place, digits_root, "attack", *words) == 0
+    out = capsys.readouterr().out
+    assert "clean_accuracy" in out
+    assert "robust_accuracy" in out
+    assert "(n = 360)" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["train", "--cell", "fc_9"], "cell: 'fc_9' is not in run 'small'; it has dnn@narrow, fc_4@narrow"),
+        (["train", "--cell", "dnn", "--seed", "1"], "seed: 1 of cell 'dnn'; 'narrow' has seeds 0 to 0"),
+        (["train", "--cell", "dnn", "--seed", "-1"], "seed: -1"),
+        (["train", "--cell", "dnn", "--data", "nowhere"], "nowhere"),
+        (["attack"], "cell: give either --cell"),
+        (["attack", "--weights", "w.pt", "--model", "4fc"], "width: missing"),
+        (
+            ["attack", "--weights", "w.pt", "--model", "4fc", "--width", "3", "--dataset", "digits"],
+            "w.pt: no weights there",
+        ),
+        (["attack", "--cell", "dnn", "--results", "nowhere"], "seed0.safetensors: no weights there"),
+        (["prepare", "--dataset", "digit", "--data", "nowhere"], "digit"),
+        (["collect", "--results", "nowhere"], "no such record; run its job"),
+        (["export", "--results", "nowhere", "target"], "records.jsonl: not there; collect the run first"),
+        (["import", "nowhere"], "records.jsonl: not there"),
+        (["collect", "--config", "nowhere.yaml"], "config: nowhere.yaml cannot be read"),
+        (["collect", "--config", '{"name": "small"}'], "is a required property"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_line_and_status_2(
+    place: Path,
+    digits_root: Path,
+    words: list[str],
+    complaint: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LAT_DATA_MIRROR", raising=False)
+    assert lat(place, digits_root, *words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"lat {words[0]}: ")
+    assert complaint in error
+    assert error.count("\n") == 1, error
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["collect", "--results", "nowhere"]])
+def test_the_command_starts_without_torch(words: list[str]) -> None:
+    code = (
+        "import sys; from lat import cli\n"
+        "try:\n    cli.main(sys.argv[1:])\n"
+        "except SystemExit as end:\n    assert end.code == 0\n"
+        "loaded = {'torch', 'torchvision', 'sklearn', 'pandas', 'matplotlib', 'safetensors', 'tqdm'} & set(sys.modules)\n"
+        "sys.exit(f'loaded: {loaded}' if loaded else 0)"
+    )
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run([sys.executable, "-c", code, *words], cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_command_has_a_line_of_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    out = capsys.readouterr().out
+    for name in ("prepare", "train", "attack", "collect", "export", "import", "report", "compare"):
+        assert f"\n    {name} " in out

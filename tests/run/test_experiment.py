@@ -1,0 +1,191 @@
+"""The two steps on real images: equal runs give equal bytes, and the record says what was done."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from small_run import scale, small_run
+
+from lat import evaluation, experiment
+from lat.cells import Schedule
+from lat.collection import Folder, collect, export, jobs
+from lat.experiment import Job
+from lat.ledger import LedgerError, Record
+from lat.runs import Entry, Run
+
+ATTACKS = {"file": "config/attacks.yaml", "names": ["fgsm", "ifgsm"]}
+
+
+@pytest.fixture(scope="module")
+def run() -> Run:
+    return small_run(attacks=ATTACKS, scales=[scale(epochs=1, cells=["dnn", "mlpw"])])
+
+
+def do(run: Run, entry: Entry, folder: Folder, root: Path, seed: int = 0) -> tuple[Record, Record]:
+    """Train and attack an entry; both records."""
+    done = [
+        Job(entry.cell, seed, entry.name, entry.scale, run.sources(entry, step), root) for step in ("train", "attack")
+    ]
+    weights = folder.weights(entry, seed)
+    trained = experiment.train(done[0], weights, folder.record(entry, seed, "train"))
+    attacked = experiment.attack(
+        done[1], run.attacks, run.part, weights, folder.record(entry, seed, "attack"), folder.verdicts(entry, seed)
+    )
+    return trained, attacked
+
+
+@pytest.fixture(scope="module")
+def done(run: Run, tmp_path_factory: pytest.TempPathFactory, digits_root: Path) -> Folder:
+    """The whole run, collected."""
+    folder = Folder(tmp_path_factory.mktemp("done"))
+    for entry in run.entries:
+        do(run, entry, folder, digits_root)
+    collect(run, folder, folder.root)
+    return folder
+
+
+def test_two_runs_give_the_same_weights_and_verdicts_bit_for_bit(
+    run: Run, done: Folder, tmp_path: Path, digits_root: Path
+) -> None:
+    torch.manual_seed(20261)  # what came before on the global generator does not matter
+    torch.rand(7)
+    again = Folder(tmp_path)
+    for entry in run.entries:
+        do(run, entry, again, digits_root)
+        assert again.weights(entry, 0).read_bytes() == done.weights(entry, 0).read_bytes()
+        assert again.verdicts(entry, 0).read_bytes() == done.verdicts(entry, 0).read_bytes()
+
+
+def test_another_seed_is_another_network(run: Run, done: Folder, tmp_path: Path, digits_root: Path) -> None:
+    entry = run.entry("dnn")
+    do(run, entry, Folder(tmp_path), digits_root, seed=1)
+    assert Folder(tmp_path).weights(entry, 1).read_bytes() != done.weights(entry, 0).read_bytes()
+
+
+def test_a_training_record_says_what_was_trained_and_how_it_went(run: Run, done: Folder) -> None:
+    entry = run.entry("mlpw")
+    record = Record.read(done.record(entry, 0, "train"))
+    assert (record.cell, record.seed, record.name, record.scale) == (entry.cell, 0, "mlpw", "narrow")
+    assert (record.status, record.threads, record.settings, record.imported) == ("ok", 1, {}, False)
+    assert record.sources == run.sources(entry, "train")
+    assert record.inputs["weights"] == experiment.file_digest(done.weights(entry, 0))
+    assert set(record.versions) == {"python", "lat", "torch", "numpy", "scikit-learn", "safetensors"}
+    figures = {figure.metric: figure for figure in record.figures}
+    assert list(figures) == ["loss", "clean_accuracy", "wall_s", "step_ms", "skipped_batches"]
+    assert figures["clean_accuracy"].n == 360
+    assert len(record.curve) == 1
+    assert record.curve[0]["clean_accuracy"] == figures["clean_accuracy"].value
+    assert record.curve[0]["lr"] == 0.1
+
+
+def test_an_attack_record_agrees_with_its_verdicts(run: Run, done: Folder) -> None:
+    entry = run.entry("dnn")
+    record = Record.read(done.record(entry, 0, "attack"))
+    found = evaluation.load_verdicts(done.verdicts(entry, 0))
+    assert record.settings == {"part": "test", "attacks": json.loads(json.dumps(run.attacks))}
+    assert record.inputs["verdicts"] == experiment.file_digest(done.verdicts(entry, 0))
+    trained = Record.read(done.record(entry, 0, "train"))
+    assert record.inputs["weights"] == trained.inputs["weights"]
+    values = {(f.attack, f.metric): (f.value, f.n) for f in record.figures}
+    assert values["", "clean_accuracy"] == (found.clean.mean(), 360)
+    assert values["", "clean_accuracy"][0] == next(f.value for f in trained.figures if f.metric == "clean_accuracy")
+    for name in ("fgsm", "ifgsm"):
+        assert values[name, "robust_accuracy"] == (found.verdicts[name].mean(), 360)
+        assert values[name, "wall_s"][0] > 0
+    both = found.verdicts["fgsm"] & found.verdicts["ifgsm"]
+    assert values["worst_case", "robust_accuracy"] == (both.mean(), 360)
+
+
+def test_a_seed_that_diverges_is_recorded(run: Run, tmp_path: Path, digits_root: Path) -> None:
+    entry = run.entry("dnn")
+    hot = replace(entry, cell=replace(entry.cell, schedule=Schedule(epochs=2, lr=1e6, schedule="constant")))
+    trained, attacked = do(run, hot, Folder(tmp_path), digits_root)
+    assert (trained.status, attacked.status) == ("diverged", "diverged")
+    again = Record.read(Folder(tmp_path).record(hot, 0, "train"))
+    assert again.status == "diverged"
+    assert {figure.metric for figure in again.figures} >= {"loss", "clean_accuracy"}
+
+
+# Deriving again
+
+
+def test_records_derived_again_come_out_equal(run: Run, done: Folder, tmp_path: Path, digits_root: Path) -> None:
+    assert export(run, done, tmp_path / "kept") == 2
+    lines = list(experiment.rederive(run, tmp_path / "kept", digits_root, 9))
+    assert len(lines) == 4
+    assert all(equal for _, equal in lines)
+    assert {line for line, _ in lines} >= {
+        "dnn@narrow, seed 0, train: weights equal",
+        "mlpw@narrow, seed 0, attack: verdicts equal",
+    }
+    assert len(list(experiment.rederive(run, tmp_path / "kept", digits_root, 1))) == 1
+
+
+def test_a_record_that_was_altered_comes_out_different(
+    run: Run, done: Folder, tmp_path: Path, digits_root: Path
+) -> None:
+    export(run, done, tmp_path)
+    path = tmp_path / "records.jsonl"
+    altered = []
+    for line in path.read_text().splitlines():
+        values = json.loads(line)
+        values["inputs"]["weights" if values["step"] == "train" else "verdicts"] = "0" * 64
+        altered.append(json.dumps(values))
+    path.write_text("\n".join(altered) + "\n")
+    (line, equal), *_ = experiment.rederive(run, tmp_path, digits_root, 1)
+    assert not equal
+    assert line.endswith("differ")
+
+
+def test_an_attack_whose_weights_were_not_exported_is_not_derived_again(
+    run: Run, done: Folder, tmp_path: Path, digits_root: Path
+) -> None:
+    export(run, done, tmp_path)
+    for entry, seed, _ in jobs(run):
+        Folder(tmp_path).weights(entry, seed).unlink(missing_ok=True)
+    lines = [line for line, _ in experiment.rederive(run, tmp_path, digits_root, 9)]
+    assert len(lines) == 2
+    assert all(", train:" in line for line in lines)
+
+
+# A checkpoint of one's own
+
+
+def test_a_checkpoint_has_the_figures_of_the_cell_it_comes_from(
+    run: Run, done: Folder, tmp_path: Path, digits_root: Path
+) -> None:
+    weights = done.weights(run.entry("dnn"), 0)
+    torch.save(safetensors.torch.load_file(weights), tmp_path / "mine.pt")
+    recorded = {
+        (f.attack, f.metric): (f.value, f.n) for f in Record.read(done.record(run.entry("dnn"), 0, "attack")).figures
+    }
+    for path in (weights, tmp_path / "mine.pt"):
+        figures = experiment.attack_checkpoint(path, ("4fc", 6), "digits", "test", run.attacks, digits_root, 0)
+        assert figures[0].metric == "clean_accuracy"
+        for figure in figures:  # FGSM and IFGSM draw nothing, so that the seed does not matter
+            if figure.metric != "wall_s":
+                assert recorded[figure.attack, figure.metric] == (figure.value, figure.n)
+
+
+@pytest.mark.parametrize("kind", ["width", "missing", "text", "object"])
+def test_a_checkpoint_that_is_not_the_networks_is_named(
+    run: Run, done: Folder, tmp_path: Path, digits_root: Path, kind: str
+) -> None:
+    path, width = done.weights(run.entry("dnn"), 0), 6
+    if kind == "width":
+        width = 7
+    elif kind == "missing":
+        path = tmp_path / "nothing.safetensors"
+    elif kind == "text":
+        path = tmp_path / "text.safetensors"
+        path.write_text("no weights")
+    else:
+        path = tmp_path / "object.pt"
+        torch.save({"model": Path("a")}, path)  # an object that only an unsafe load would build
+    with pytest.raises(LedgerError, match=f"{path.name}: "):
+        experiment.attack_checkpoint(path, ("4fc", width), "digits", "test", run.attacks, digits_root, 0)

@@ -1,0 +1,283 @@
+"""From a run file and the grid to named cells; whatever does not fit is an error that names the key."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from small_run import ROOT, run_file, scale, small_run
+
+from lat import runs
+from lat.cells import CellError
+from lat.runs import RunError
+
+RUN_FILES = sorted(
+    path for path in (ROOT / "config").glob("*.yaml") if "scales" in yaml.safe_load(path.read_text(encoding="utf-8"))
+)
+GRID = (ROOT / "config/cells.tsv").read_text(encoding="utf-8")
+
+
+def grid_file(folder: Path, text: str) -> str:
+    path = folder / "grid.tsv"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+# The project's own run files
+
+
+def test_the_runs_of_the_readme_are_there() -> None:
+    assert {"quick", "mnist", "paper", "calibration", "readings", "sensitivity"} <= {path.stem for path in RUN_FILES}
+
+
+@pytest.mark.parametrize("path", RUN_FILES, ids=lambda path: path.stem)
+def test_every_run_file_loads_and_gives_each_name_and_scale_once(path: Path) -> None:
+    run = runs.load(path)
+    assert run.name == path.stem
+    assert run.entries
+    names = Counter((entry.name, entry.scale) for entry in run.entries)
+    assert max(names.values()) == 1
+    assert {entry.cell.dataset for entry in run.entries} == {run.config["dataset"]}
+
+
+def test_the_tables_runs_hold_every_row_of_the_grid_at_every_scale() -> None:
+    rows = set(runs.read_rows(ROOT / "config/cells.tsv"))
+    for name in ("quick", "mnist", "paper"):
+        run = runs.load(ROOT / f"config/{name}.yaml")
+        for size in run.config["scales"]:
+            assert rows <= {entry.name for entry in run.entries if entry.scale == size["name"]}, (name, size["name"])
+
+
+def test_each_method_has_its_equal_budget_of_readings() -> None:
+    run = runs.load(ROOT / "config/readings.yaml")
+    points = Counter((entry.scale, entry.base) for entry in run.entries if entry.overrides)
+    for size in ("calibrated", "wide"):
+        distinct = {entry.cell.digest for entry in run.entries if entry.scale == size}
+        tuned = [entry for entry in run.entries if entry.scale == size and entry.base != "dnn"]
+        by_base = Counter(entry.base for entry in tuned)
+        assert by_base == {"fc_34": 60, "adv_fixed": 60, "adv_pgd": 10}
+        assert len(distinct) == 131
+    assert sum(points.values()) <= 260
+    assert run.part == "validation"
+    assert {entry.cell.part for entry in run.entries} == {"fit"}
+
+
+def test_the_sensitivity_study_runs_the_alternatives_of_the_register_in_order() -> None:
+    register = yaml.safe_load((ROOT / "config/assumptions.yaml").read_text(encoding="utf-8"))["assumptions"]
+    listed = [change["set"] for assumption in register for change in assumption["sensitivity"] or ()]
+    variants = runs.load(ROOT / "config/sensitivity.yaml").config["variants"]
+    assert [axis for variant in variants for axis in variant["axes"]] == [listed]
+
+
+def test_an_alternative_that_does_not_bite_a_row_is_not_run_again() -> None:
+    run = runs.load(ROOT / "config/sensitivity.yaml")
+    assert len({entry.cell for entry in run.entries}) == len(run.entries)
+    undefended = {entry.name for entry in run.entries if entry.base == "dnn"}
+    assert undefended == {
+        "dnn",
+        "dnn model=4fc_input_counted",
+        "dnn schedule=constant",
+        "dnn schedule=cosine",
+        "dnn batch=64",
+        "dnn batch=256",
+    }
+    assert "adv_input form=propagated" not in {entry.name for entry in run.entries}
+    assert "fc_4 form=propagated" in {entry.name for entry in run.entries}
+
+
+@pytest.mark.parametrize("path", RUN_FILES, ids=lambda path: path.stem)
+def test_a_run_file_is_complete_and_inherits_nothing(path: Path) -> None:
+    alone = yaml.safe_load(path.read_text(encoding="utf-8"))
+    runs.load(run_file())
+    assert runs.load(path).config == alone
+
+
+@pytest.mark.parametrize("key", sorted(run_file()))
+def test_a_key_left_out_of_a_run_file_is_named(key: str) -> None:
+    values = run_file()
+    del values[key]
+    with pytest.raises(RunError, match=f"'{key}' is a required property"):
+        runs.load(values)
+
+
+def test_loading_leaves_the_run_file_alone() -> None:
+    values = run_file(variants=[variant(suffix=None, axes=[[{"radius": 0.2}]])])
+    before = copy.deepcopy(values)
+    runs.load(values)
+    assert values == before
+
+
+def test_a_run_as_a_json_object_is_the_same_run(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(run_file()), encoding="utf-8")
+    assert runs.load(json.dumps(run_file())) == runs.load(run_file()) == runs.load(path) == runs.load(str(path))
+
+
+# Variants
+
+
+def variant(**changes: Any) -> dict[str, Any]:
+    return {"name": "v", "suffix": None, "scales": ["narrow"], "bases": ["fc_4"], "axes": [[{"radius": 0.3}]]} | changes
+
+
+def test_a_variant_is_the_product_of_its_axes_and_named_by_its_overrides() -> None:
+    axes = [[{"form": "closed"}, {"form": "propagated"}], [{"radius": 0.2}, {"radius": 0.3}]]
+    run = small_run(variants=[variant(axes=axes)])
+    assert [entry.name for entry in run.entries[2:]] == [
+        "fc_4 form=closed radius=0.2",
+        "fc_4 form=closed radius=0.3",
+        "fc_4 form=propagated radius=0.2",
+        "fc_4 form=propagated radius=0.3",
+    ]
+    assert run.entries[-1].cell.law is not None
+    assert run.entries[-1].cell.law.radius == 0.3
+    assert run.entries[-1].base == "fc_4"
+    assert run.entries[-1].overrides == {"form": "propagated", "radius": 0.3}
+
+
+def test_a_suffix_names_the_variants_of_all_its_bases_even_where_they_equal_the_base() -> None:
+    best = variant(suffix="_best", bases=["fc_3", "fc_4"], axes=[[{"radius": 0.1}]])
+    run = small_run(variants=[best])
+    assert [entry.name for entry in run.entries] == ["dnn", "fc_4", "fc_3_best", "fc_4_best"]
+    assert run.entry("fc_4_best").cell == run.entry("fc_4").cell
+
+
+def test_an_override_spelt_as_text_is_the_cell_of_the_number() -> None:
+    found = [small_run(variants=[variant(axes=[[{"radius": radius}]])]).entries[-1].cell for radius in (0.3, "0.3")]
+    assert found[0].digest == found[1].digest
+
+
+def test_entries_that_share_a_cell_are_found_by_its_slug_and_the_longer_one_counts() -> None:
+    """Two names of one cell are trained once; the workflow asks for it by its slug."""
+    run = small_run(scales=[scale(seeds=2), scale(name="again", seeds=3, cells=["dnn"])])
+    assert run.entry("dnn@narrow").cell == run.entry("dnn@again").cell
+    assert run.entry(run.entry("dnn@narrow").cell.slug).seeds == 3
+
+
+def test_a_name_that_stands_at_several_scales_needs_its_scale() -> None:
+    run = small_run(scales=[scale(), scale(name="wide", width=8)])
+    with pytest.raises(RunError, match=r"'dnn' stands at several scales; write dnn@narrow or dnn@wide"):
+        run.entry("dnn")
+    assert run.entry("dnn@wide").cell.width == 8
+
+
+def test_cells_of_a_table_are_its_rows_in_any_reading() -> None:
+    assert {"fc_2", "fc_2_fixed", "fc_2_best"} <= small_run().cells_of("table_1")
+    assert "dnn" not in small_run().cells_of("table_1")
+    assert small_run().cells_of() == set()
+
+
+# What does not fit
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"epsilom": 1}, "'epsilom' was unexpected"),
+        ({"scales": [scale(epochs=0)]}, "scales.0.epochs: 0 is less than"),
+        ({"scales": [scale(widht=3)]}, "'widht' was unexpected"),
+        ({"scales": [scale(width=6.0)]}, "scales.0.width: 6.0 is not of type 'integer'"),
+        ({"scales": [scale(seeds=1.0)]}, "scales.0.seeds: 1.0 is not of type 'integer'"),
+        ({"train": 100.0}, "train: 100.0 is not of type"),
+        ({"scales": [scale(), scale()]}, "scales: 'narrow' stands twice"),
+        ({"scales": [scale(cells=["dnn", "dnn"])]}, "non-unique"),
+        ({"scales": [scale(cells=["fc_5"])]}, "cells: 'fc_5' is no row of config/cells.tsv; it has dnn, adv_input"),
+        ({"scales": [scale(model="5fc")]}, "model: '5fc' is not known; use one of 4fc, "),
+        ({"attacks": {"file": "config/attacks.yaml", "names": ["fsgm"]}}, "attacks: 'fsgm' is not in config/attacks"),
+        ({"attacks": {"file": "config/none.yaml", "names": ["fgsm"]}}, "none.yaml cannot be read"),
+        ({"grid": "config/none.tsv"}, "none.tsv cannot be read"),
+        ({"dataset": "../mnist"}, "letters and digits"),
+        ({"part": "test"}, "part: 'test' is not one of"),
+        ({"variants": [variant(scales=["calm"])]}, "variants: scale 'calm' is not among the scales narrow"),
+        ({"variants": [variant(bases=["fc_9"])]}, "cells: 'fc_9' is no row"),
+        ({"variants": [variant(axes=[[{"raduis": 0.1}]])]}, "variants: 'raduis' cannot be overridden; use one of"),
+        ({"variants": [variant(axes=[[{"radius": "much"}]])]}, "radius: 'much' is no number"),
+        ({"variants": [variant(axes=[[{"radius": float("nan")}]])]}, "radius: nan is no number"),
+        ({"variants": [variant(axes=[[{"width": 6.0}]])]}, "width: 6.0 must be a whole number"),
+        ({"variants": [variant(axes=[[{"layers": ["fc2"]}]])]}, "layers: ['fc2'] in an override"),
+        ({"variants": [variant(bases=["adv_fixed"], axes=[[{"mix": "maybe"}]])]}, "mix: 'maybe' is neither yes nor no"),
+        ({"variants": [variant(suffix="_x"), variant(suffix="_x")]}, "cells: 'fc_4_x' stands twice"),
+    ],
+)
+def test_what_does_not_fit_is_named(changes: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(RunError) as raised:
+        small_run(**changes)
+    assert complaint in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "complaint"),
+    [
+        ({"form": "shut"}, "cell 'fc_4 form=shut': form: 'shut' is not known; use one of closed, propagated"),
+        ({"method": "fgsm+pgd"}, "method: 'fgsm+pgd' joins more than one method"),
+        ({"layers": "fc2,fc2"}, "names a layer twice"),
+        ({"layers": "-"}, "name at least one layer"),
+        ({"batch": 0}, "batch: 0 must be a whole number"),
+    ],
+)
+def test_a_cell_that_cannot_be_is_named_with_its_field(overrides: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(CellError) as raised:
+        small_run(variants=[variant(axes=[[overrides]])])
+    assert complaint in str(raised.value)
+
+
+def test_an_unknown_method_is_named_with_the_known_ones(tmp_path: Path) -> None:
+    grid = grid_file(tmp_path, GRID.replace("adv_pgd\tpgd", "adv_pgd\tpdg"))
+    with pytest.raises(RunError, match=r"method: 'pdg' is not known; use one of standard, fgsm, .*lat\.defences"):
+        small_run(grid=grid, scales=[scale(cells=["adv_pgd"])])
+
+
+def test_an_unknown_key_of_an_attack_is_named_before_anything_is_trained(tmp_path: Path) -> None:
+    attacks = yaml.safe_load((ROOT / "config/attacks.yaml").read_text(encoding="utf-8"))
+    attacks["pgd"]["setps"] = 40
+    path = tmp_path / "attacks.yaml"
+    path.write_text(yaml.safe_dump(attacks), encoding="utf-8")
+    with pytest.raises(RunError, match="setps"):
+        small_run(attacks={"file": str(path), "names": ["fgsm"]})
+
+
+def test_a_row_that_stands_twice_is_named_with_its_line(tmp_path: Path) -> None:
+    text = GRID + next(line for line in GRID.splitlines(keepends=True) if line.startswith("fc_2\t"))
+    with pytest.raises(RunError, match=rf"grid.tsv, line {len(GRID.splitlines()) + 1}: cell 'fc_2' stands twice"):
+        small_run(grid=grid_file(tmp_path, text))
+
+
+@pytest.mark.parametrize(("old", "new"), [("radius", "raduis"), ("\tcomment", ""), ("form\tscope", "scope\tform")])
+def test_a_wrong_header_names_a_column(tmp_path: Path, old: str, new: str) -> None:
+    head, _, rest = GRID.partition("\n")
+    with pytest.raises(RunError, match=r"column '\w+' is missing, unknown or displaced"):
+        small_run(grid=grid_file(tmp_path, head.replace(old, new, 1) + "\n" + rest))
+
+
+def test_a_row_with_a_tab_too_few_or_too_many_is_named_with_its_line(tmp_path: Path) -> None:
+    lines = GRID.splitlines()
+    for spoilt in (lines[2].replace("\t", " ", 1), lines[2] + "\tmore"):
+        with pytest.raises(RunError, match=r"grid.tsv, line 3: 17 columns"):
+            small_run(grid=grid_file(tmp_path, "\n".join([*lines[:2], spoilt, *lines[3:]]) + "\n"))
+
+
+@pytest.mark.parametrize(
+    ("source", "complaint"),
+    [
+        ("config/nothing.yaml", "nothing.yaml cannot be read"),
+        ("config", "config cannot be read"),
+        ('{"name": ', "no JSON object"),
+    ],
+)
+def test_a_source_that_is_no_run_file_is_named(source: str, complaint: str) -> None:
+    with pytest.raises(RunError, match=complaint):
+        runs.load(source)
+
+
+def test_a_file_that_is_no_yaml_or_no_mapping_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    for text in ("name: [unclosed", "- a\n- list"):
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(RunError, match=r"run\.yaml"):
+            runs.load(path)
