@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from lat.cells import Cell, Law, Reading, Schedule
+from lat.cells import Cell, CellError, Law, Reading, Schedule
 
 if TYPE_CHECKING:
     from lat.perturbation import AbsNormal, Fixed, LayerwiseAdversary, Normal, PerturbationError
@@ -19,6 +19,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AbsNormal",
     "Cell",
+    "CellError",
     "Fixed",
     "Law",
     "LayerwiseAdversary",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -34,8 +35,9 @@ def _one_of(key: str, value: object, allowed: tuple[str, ...]) -> None:
 
 
 def _positive(key: str, value: object, *, zero: bool = False) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0 or (value == 0 and not zero):
-        raise CellError(f"{key}: {value!r} must be a number {'of at least' if zero else 'above'} 0")
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or value < 0 or (value == 0 and not zero):  # type: ignore[operator]
+        raise CellError(f"{key}: {value!r} must be a finite number {'of at least' if zero else 'above'} 0")
 
 
 @dataclass(frozen=True)

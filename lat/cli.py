@@ -19,6 +19,7 @@ Command = Callable[[argparse.Namespace], int]
 # The mendable errors of modules that only some commands load.
 MENDABLE = (
     ("lat.data", "DataError"),
+    ("lat.intervals", "IntervalError"),
     ("lat.sites", "SiteError"),
     ("lat.attacks", "SettingError"),
     ("lat.tables", "TableError"),
@@ -251,7 +252,9 @@ def report(options: argparse.Namespace) -> int:
         current = series.exists() and ledger.exists() and series.stat().st_mtime_ns >= ledger.stat().st_mtime_ns
         drawn = series.parent if current else None
     studies = {name: Plan.of(runs.load(f"config/{name}.yaml")) for name in report.STUDIES}
-    print(report.build(Plan.of(run), root, output, figures=drawn, plans=studies, sources=None))
+    folder = Path("reports/build") / run.name
+    made = report.build(Plan.of(run), root, output, folder=folder, figures=drawn, plans=studies, sources=run.digests())
+    print(made)
     return 0
 
 
@@ -286,9 +289,7 @@ def _job(options: argparse.Namespace, run: Run, entry: Entry, step: str) -> Job:
     from lat.runs import RunError
 
     if not 0 <= options.seed < entry.seeds:
-        raise RunError(
-            f"seed: {options.seed} of cell {entry.name!r}; {entry.scale!r} has seeds 0 to {entry.seeds - 1}"
-        )
+        raise RunError(f"seed: {options.seed} of cell {entry.name!r}; {entry.scale!r} has seeds 0 to {entry.seeds - 1}")
     return Job(entry.cell, options.seed, entry.name, entry.scale, run.sources(entry, step), options.data)
 
 

@@ -69,7 +69,7 @@ def build(
     folder: Path | None = None,
     figures: Path | None = None,
     plans: Mapping[str, Plan] | None = None,
-    sources: Mapping[str, str] | None = None,
+    sources: Mapping[tuple[str, str], str] | None = None,
     root: Path = ROOT,
 ) -> Path:
     """The whole report as a PDF at `output`, written atomically; returns it.
@@ -77,7 +77,7 @@ def build(
     What Typst reads (`report.json`, figures, templates) is kept in `folder`, which is emptied first: `build/<name>`
     beside the PDF unless given. `figures` is a folder that
     `build_figures` filled; without it they are drawn here. `plans` are the studies' own plans by name, by which an
-    unfinished study is told from a finished one. `sources` is the present source digest of each step: records with
+    unfinished study is told from a finished one. `sources` is the present code's digest by (slug, step): records with
     another one are counted as older. Raises LedgerError where the run's ledger or records are missing. The PDF's date
     is that of the last record, so equal inputs give equal bytes.
     """
@@ -113,7 +113,9 @@ def build(
     return _compile("report.typ", folder, output, root, _finished(records))
 
 
-def provenance(records: Sequence[Record], plan: Plan, sources: Mapping[str, str] | None = None) -> dict[str, Any]:
+def provenance(
+    records: Sequence[Record], plan: Plan, sources: Mapping[tuple[str, str], str] | None = None
+) -> dict[str, Any]:
     """Where the figures come from: versions, digests, devices, seeds, dates, and the wall time of every step."""
     steps = []
     for scale in plan.scales:
@@ -132,15 +134,12 @@ def provenance(records: Sequence[Record], plan: Plan, sources: Mapping[str, str]
                     "diverged": sum(record.status == "diverged" for record in mine),
                 }
             )
-    digests = []
-    for (step, digest), count in sorted(Counter((record.step, record.sources) for record in records).items()):
-        current = None if sources is None else sources.get(step) == digest
-        digests.append({"step": step, "digest": digest, "records": count, "current": current})
-    older = {
-        f"{record.name}@{record.scale}"
-        for record in records
-        if sources is not None and sources.get(record.step) != record.sources
-    }
+    older = [] if sources is None else [r for r in records if sources.get((r.cell.slug, r.step)) != r.sources]
+    present = {(record.step, record.sources) for record in records if record not in older}
+    digests = [
+        {"step": step, "digest": digest, "records": count, "current": sources and (step, digest) in present}
+        for (step, digest), count in sorted(Counter((record.step, record.sources) for record in records).items())
+    ]
     versions: dict[str, set[str]] = {}
     for record in records:
         for name, version in record.versions.items():
@@ -148,8 +147,8 @@ def provenance(records: Sequence[Record], plan: Plan, sources: Mapping[str, str]
     return {
         "records": len(records),
         "imported": sum(record.imported for record in records),
-        "older": None if sources is None else sum(entry["records"] for entry in digests if not entry["current"]),
-        "older_cells": sorted(older),
+        "older": None if sources is None else len(older),
+        "older_cells": sorted({f"{record.name}@{record.scale}" for record in older}),
         "seeds": sorted({record.seed for record in records}),
         "versions": [{"name": name, "versions": sorted(found)} for name, found in sorted(versions.items())],
         "sources": digests,

@@ -81,8 +81,8 @@ def shown(measured: Measured, reported: float | None) -> dict[str, Any]:
 
 
 def training_cost(ledger: Ledger, plan: Plan, scale: Scale, cell: str | None) -> dict[str, Any]:
-    """Training wall time of a cell, mean over seeds in seconds, and as a multiple of the undefended cell's there."""
-    own, baseline = (_train_mean(ledger, plan, scale, name, "wall_s") for name in (cell, BASELINE))
+    """Processor time of a cell's training: its mean over seeds in seconds, and how many times the undefended cell's."""
+    own, baseline = (_train_mean(ledger, plan, scale, name, "cpu_s") for name in (cell, BASELINE))
     ratio = own / baseline if own is not None and baseline else None
     return {"seconds": own, "ratio": ratio, "text": f"{ratio:.1f}×" if ratio is not None else ""}
 

@@ -27,6 +27,6 @@ def build(name: str, shape: tuple[int, ...], classes: int, width: int, seed: int
         raise ValueError(
             f"model: {name!r} is not known; use one of {', '.join(MODELS)}, or add it to lat/models/__init__.py"
         )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         return MODELS[name](shape, classes, width)

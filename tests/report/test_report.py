@@ -13,7 +13,7 @@ import pytest
 import typst
 
 from lat import report
-from lat.ledger import LedgerError
+from lat.ledger import LedgerError, Record
 from lat.measured import Plan
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -181,11 +181,16 @@ def test_the_studies_are_read_from_the_ledgers_that_the_run_names(
     assert "calibration.svg" in content(tmp_path)["figures"]["files"]
 
 
+def _present(records: list[Record], **letters: str) -> dict[tuple[str, str], str]:
+    """The present digests by (slug, step): a letter, 64 times, a step."""
+    return {(record.cell.slug, record.step): letters[record.step] * 64 for record in records}
+
+
 def test_provenance_counts_imported_and_older_records(built: tuple[Path, Plan]) -> None:
     from lat.ledger import read_records
 
     records = read_records(built[0] / "records.jsonl")
-    found = report.provenance(records, built[1], {"train": "a" * 64, "attack": "c" * 64})
+    found = report.provenance(records, built[1], _present(records, train="a", attack="c"))
     assert found["records"] == len(records) == 2 * 3 * 3
     assert found["imported"] == 3  # seed 1's training, calibrated
     assert found["older"] == len(records) / 2

@@ -71,7 +71,7 @@ def test_two_names_of_one_cell_both_stand_in_the_ledger(folder: Folder) -> None:
         (
             "attack",
             lambda r: replace(r, settings={"part": "validation", "attacks": {}}),
-            "settings {'part': 'validation'",
+            "'part': 'validation'",
         ),
         ("train", lambda r: replace(r, sources="0" * 64), "made by code with digest 00000000"),
         ("attack", lambda r: replace(r, sources="0" * 64), "made by code with digest 00000000"),

@@ -1,0 +1,240 @@
+"""The workflow from end to end, with the real snakemake, on a copy of the project with a run of two tiny cells.
+
+Every test works on a copy of its own of one finished run, so that they can be taken in any order.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+COPIED = ("lat", "workflow", "config", "reports")
+LEDGER = "results/tiny/ledger.csv"
+RUN_FILE = {
+    "name": "tiny",
+    "title": "Two tiny cells",
+    "dataset": "digits",
+    "mirror": None,
+    "train": 256,
+    "part": "train",
+    "evaluate": "test",
+    "schedule": {"batch": 128, "lr": 0.1, "momentum": 0.9, "weight_decay": 0.0001, "schedule": "constant"},
+    "grid": "config/tiny_cells.tsv",
+    "attacks": {"file": "config/tiny_attacks.yaml", "names": ["fgsm", "pgd"]},
+    "scales": [
+        {"name": "narrow", "model": "4fc", "width": 4, "epochs": 1, "seeds": 1, "cells": "all", "keep": ["dnn"]},
+    ],
+    "variants": [],
+    "tables": {"file": "config/tables.yaml", "show": []},
+    "claims": "config/claims.yaml",
+    "assumptions": "config/assumptions.yaml",
+    "studies": {"calibration": "reports/none", "readings": "reports/none", "sensitivity": "reports/none"},
+}
+
+
+@dataclass(frozen=True)
+class Project:
+    """A copy of the project, and the two commands in it."""
+
+    root: Path
+
+    def call(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """A command of the environment with the copy's own `lat`."""
+        environment = os.environ | {
+            "PYTHONPATH": str(self.root),
+            "OMP_NUM_THREADS": "1",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+        return subprocess.run(
+            [str(BIN / words[0]), *words[1:]],
+            cwd=self.root,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def snakemake(self, *words: str, target: str = LEDGER, run: str = "config/tiny.yaml") -> str:
+        """What a run prints; it must succeed."""
+        done = self.call("snakemake", "--cores", "1", "--configfile", run, *words, "--", target)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def planned(self) -> Counter[str]:
+        """How often each rule would run."""
+        return Counter(re.findall(r"^(?:local)?rule (\w+):", self.snakemake("--dry-run"), re.MULTILINE))
+
+    def stamps(self, *kinds: str) -> dict[str, int]:
+        """When each file of the given folders of the run was written."""
+        folders = [self.root / "results/tiny" / kind for kind in kinds]
+        return {
+            str(path.relative_to(self.root)): path.stat().st_mtime_ns
+            for folder in folders
+            for path in folder.rglob("*.*")
+            if path.is_file()
+        }
+
+    def edit(self, name: str, old: str, new: str) -> None:
+        path = self.root / name
+        text = path.read_text(encoding="utf-8")
+        assert old in text
+        path.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+    def forget(self) -> None:
+        """Take Snakemake's own memory away, as a clean or a copy does."""
+        shutil.rmtree(self.root / ".snakemake")
+
+    def epsilons(self) -> dict[str, str]:
+        with (self.root / LEDGER).open(newline="") as stream:
+            return {row["cell"]: row["epsilon"] for row in csv.DictReader(stream)}
+
+
+def copied(root: Path) -> Project:
+    """The project's code and configuration under `root`, with a grid, attacks and a run file of the tests' own."""
+    for name in COPIED:
+        if (ROOT / name).is_dir():
+            shutil.copytree(
+                ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "*.pdf", "build", "reference")
+            )
+    lines = (root / "config/cells.tsv").read_text(encoding="utf-8").splitlines(keepends=True)
+    rows = [line for line in lines if line.split("\t")[0] in ("cell", "dnn", "fc_4")]
+    (root / "config/tiny_cells.tsv").write_text("".join(rows), encoding="utf-8")
+    attacks = yaml.safe_load((root / "config/attacks.yaml").read_text(encoding="utf-8"))
+    tiny = {"fgsm": attacks["fgsm"], "pgd": attacks["pgd"] | {"steps": 2}}
+    (root / "config/tiny_attacks.yaml").write_text(yaml.safe_dump(tiny), encoding="utf-8")
+    (root / "config/tiny.yaml").write_text(yaml.safe_dump(RUN_FILE), encoding="utf-8")
+    return Project(root)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A copy of the project whose run has come as far as its ledger."""
+    project = copied(tmp_path_factory.mktemp("workflow") / "project")
+    project.snakemake()
+    return project
+
+
+@pytest.fixture
+def project(finished: Project, tmp_path: Path) -> Project:
+    """The finished run, for one test alone; times of files are kept."""
+    shutil.copytree(finished.root, tmp_path / "project", symlinks=True)
+    return Project(tmp_path / "project")
+
+
+def test_a_second_run_does_nothing_also_after_an_edit_of_words(project: Project) -> None:
+    assert project.epsilons() == {"dnn": "", "fc_4": "normal 0.1 per sample"}
+    assert "Nothing to be done" in project.snakemake()
+    project.edit("lat/training.py", '"""The learning rate of', '"""The rate of')
+    project.edit("lat/attacks/pgd.py", "from __future__", "# a remark\nfrom __future__")
+    assert "Nothing to be done" in project.snakemake()
+
+
+def test_a_changed_row_trains_and_attacks_that_cell_alone_and_nothing_stale_stays(project: Project) -> None:
+    ledger = (project.root / LEDGER).read_bytes()
+    before = project.stamps("records", "weights", "verdicts")
+    project.edit("config/tiny_cells.tsv", "\tnormal\t0.1\t", "\tnormal\t0.2\t")
+    project.forget()
+    project.snakemake()
+    after = project.stamps("records", "weights", "verdicts")
+    assert {name: after[name] for name in before} == before
+    assert len(after) - len(before) == 4
+    assert all("-layerwise" in name for name in after.keys() - before.keys())
+    assert project.epsilons() == {"dnn": "", "fc_4": "normal 0.2 per sample"}
+
+    # Back to the old value: its records are older than the ledger, and nothing remembers how that was made.
+    project.edit("config/tiny_cells.tsv", "\tnormal\t0.2\t", "\tnormal\t0.1\t")
+    project.forget()
+    project.snakemake()
+    assert project.stamps("records", "weights", "verdicts") == after
+    assert (project.root / LEDGER).read_bytes() == ledger
+
+
+def test_an_edit_of_an_attack_attacks_again_and_trains_nothing(project: Project) -> None:
+    project.edit(
+        "lat/attacks/pgd.py", "from __future__ import annotations\n", "from __future__ import annotations\n\nX = 1\n"
+    )
+    assert project.planned() == {"attack": 2, "collect": 1}
+
+
+def test_an_edit_of_a_method_trains_its_cells_alone(project: Project) -> None:
+    project.edit(
+        "lat/defences/layerwise.py",
+        "from __future__ import annotations\n",
+        "from __future__ import annotations\n\nX = 1\n",
+    )
+    assert project.planned() == {"train": 1, "attack": 1, "collect": 1}
+
+
+def test_a_changed_attack_setting_attacks_again_or_is_refused(project: Project) -> None:
+    project.edit("config/tiny_attacks.yaml", "steps: 2", "steps: 3")
+    assert project.planned() == {"attack": 2, "collect": 1}
+    project.forget()
+    assert project.planned() == {"collect": 1}
+    done = project.call("snakemake", "--cores", "1", "--configfile", "config/tiny.yaml", "--", LEDGER)
+    assert done.returncode != 0
+    log = (project.root / "results/tiny/logs/collect.log").read_text(encoding="utf-8")
+    assert re.search(
+        r"^lat collect: \S+seed0\.attack\.json: settings .* are asked for; delete \S+ and run its job", log
+    )
+    assert not (project.root / LEDGER).exists()
+
+
+def test_another_run_file_inherits_nothing_from_the_default(project: Project) -> None:
+    project.snakemake("--dry-run", "--quiet", target="results/mnist/ledger.csv", run="config/mnist.yaml")
+    merged = json.loads((project.root / "results/mnist/config.json").read_text(encoding="utf-8"))
+    assert merged == yaml.safe_load((project.root / "config/mnist.yaml").read_text(encoding="utf-8"))
+    assert not (project.root / "results/quick").exists()
+
+
+def test_a_misspelt_key_is_named_before_any_job(project: Project) -> None:
+    shutil.rmtree(project.root / "results")
+    project.edit("config/tiny.yaml", "evaluate:", "evalaute:")
+    done = project.call("snakemake", "--cores", "1", "--configfile", "config/tiny.yaml", "--", LEDGER)
+    assert done.returncode != 0
+    assert "RunError" in done.stderr
+    assert "evalaute" in done.stderr
+    assert not (project.root / "results").exists()
+
+
+def test_an_imported_run_is_finished_with_and_without_its_weights(project: Project) -> None:
+    run = ("--config", "config/tiny.yaml")
+    ledger = (project.root / LEDGER).read_bytes()
+    assert project.call("lat", "export", *run, "kept").returncode == 0
+    kept = [path.parent.name for path in (project.root / "kept").rglob("*.safetensors")]
+    assert [name.split("-")[3] for name in kept] == ["standard"], "the run file keeps the weights of dnn alone"
+    shutil.rmtree(project.root / "results")
+    project.forget()
+    done = project.call("lat", "import", *run, "kept")
+    assert done.returncode == 0, done.stderr
+    assert project.planned() == {"collect": 1}
+    project.snakemake()
+    assert (project.root / LEDGER).read_bytes() == ledger
+    assert "Nothing to be done" in project.snakemake()
+
+
+def test_a_cell_that_fails_leaves_a_ledger_with_a_gap(project: Project) -> None:
+    lines = (project.root / "config/tiny_cells.tsv").read_text(encoding="utf-8").splitlines(keepends=True)
+    broken = lines[-1].replace("fc_4\t", "fc_9\t", 1).replace("\tfc4\t", "\tfc9\t", 1)
+    (project.root / "config/tiny_cells.tsv").write_text("".join([*lines, broken]), encoding="utf-8")
+    done = project.call("snakemake", "--cores", "1", "--configfile", "config/tiny.yaml", "--", LEDGER)
+    assert done.returncode != 0
+    assert project.epsilons().keys() == {"dnn", "fc_4"}
+    assert "missing: fc_9@narrow, seed 0, train" in done.stdout + done.stderr
+    logs = [path.read_text(encoding="utf-8") for path in (project.root / "results/tiny/logs").glob("*fc9*.train.log")]
+    assert len(logs) == 1
+    assert "fc9" in logs[0]
+    assert "Traceback" not in logs[0]
