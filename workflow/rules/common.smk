@@ -53,7 +53,8 @@ def job_files(entries, *steps):
 
 def entries_of_tables(*tables):
     """The entries that stand in the given tables of the paper, each once."""
-    return [entry for entry in RUN.entries if entry.base in RUN.cells_of(*tables)]
+    rows = RUN.cells_of(*tables)
+    return [entry for entry in RUN.entries if entry.base in rows]
 
 
 def weights_unless_kept(wildcards):

@@ -8,6 +8,7 @@ for _table in RUN.config["tables"]["show"]:
             job_files(entries_of_tables(_table), "train", "attack"),
             RUN.config["tables"]["file"],
             "reports/table.typ",
+            asked=ASKED,
         output:
             expand(FOLDER.root / f"tables/{_table}" / f"{_table}.{{kind}}", kind=["json", "csv", "md", "pdf"]),
         log:
@@ -15,7 +16,7 @@ for _table in RUN.config["tables"]["show"]:
         params:
             table=_table,
         shell:
-            "{LAT} table {params.table} --config {CONFIG} > {log} 2>&1"
+            "{LAT:q} table {params.table} --config {CONFIG} > {log} 2>&1"
 
 
 rule tables:
@@ -36,7 +37,7 @@ rule figures:
     params:
         run=json.dumps(config, sort_keys=True),
     shell:
-        "{LAT} figures --config {CONFIG} > {log} 2>&1"
+        "{LAT:q} figures --config {CONFIG} > {log} 2>&1"
 
 
 rule report:
@@ -55,4 +56,4 @@ rule report:
     params:
         run=json.dumps(config, sort_keys=True),
     shell:
-        "{LAT} report --config {CONFIG} > {log} 2>&1"
+        "{LAT:q} report --config {CONFIG} > {log} 2>&1"
