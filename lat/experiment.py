@@ -56,17 +56,14 @@ def train(
     train_set = data.load(job.cell.dataset, job.cell.part, job.data_root, job.cell.train)
     test_part = "test" if job.cell.part == "train" else "validation"
     test_set = data.load(job.cell.dataset, test_part, job.data_root)
-    train_tensors, test_tensors = data.tensors(train_set), data.tensors(test_set)
-    spent = time.process_time()  # jobs share the processors, so wall time says little about cost
-    result = training.fit(job.cell, job.seed, train_tensors, test_tensors, train_set.classes, report)
-    spent = time.process_time() - spent
+    tensors = data.tensors(train_set), data.tensors(test_set)
+    result = training.fit(job.cell, job.seed, *tensors, train_set.classes, report)
     with atomic(weights) as temporary:
         safetensors.torch.save_file(contiguous(result.model.state_dict()), temporary)
     last = result.epochs[-1]
     figures = (
         Figure("loss", last.loss),
         Figure("clean_accuracy", last.clean_accuracy, n=len(test_set.labels)),
-        Figure("cpu_s", spent),
         Figure("step_ms", result.step_ms),
         Figure("skipped_batches", result.skipped),
     )

@@ -28,7 +28,11 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Training:
-    """A trained network with its history. `step_ms` is the mean wall time of a step, evaluation left out."""
+    """A trained network with its history.
+
+    `step_ms` is the mean processor time of a step, evaluation left out: other jobs share the processors, so wall time
+    would say little.
+    """
 
     model: nn.Module
     epochs: tuple[Epoch, ...]
@@ -97,7 +101,7 @@ def fit(
     spent = 0.0
 
     for epoch in range(plan.epochs):
-        started = time.perf_counter()
+        started = time.process_time()
         lr = learning_rate(plan, epoch)
         for group in optimizer.param_groups:
             group["lr"] = lr
@@ -116,7 +120,7 @@ def fit(
             total += loss.detach()
 
         mean_loss = total.item() / steps
-        spent += time.perf_counter() - started
+        spent += time.process_time() - started
         history.append(Epoch(epoch + 1, mean_loss, accuracy(model, *test), lr))
         report(history[-1])
         if not math.isfinite(mean_loss):

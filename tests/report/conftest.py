@@ -103,8 +103,7 @@ def records_of(entry: Entry, seed: int, *, diverged: bool, images: int = 10000) 
         figures=(
             Figure("loss", loss),
             Figure("clean_accuracy", value("clean"), n=images),
-            Figure("cpu_s", wall),
-            Figure("step_ms", 2.5),
+            Figure("step_ms", wall / 10),
             Figure("skipped_batches", 0),
         ),
         settings={},

@@ -140,9 +140,9 @@ def test_the_favourable_reading_stands_beside(run: tuple[Path, Plan]) -> None:
 
 
 def test_the_cost_is_training_time_over_the_undefended_cells(run: tuple[Path, Plan]) -> None:
-    # Wall times of the fixture: 20 (1 + len(name) / 10) + seed, three seeds.
+    # Times of a step in the fixture: 2 (1 + len(name) / 10) + seed / 10, three seeds.
     line = lines_of(built(run), "Adv-input")["calibrated"]
-    assert line["cost"]["seconds"] == pytest.approx(20 * 1.9 + 1)
+    assert line["cost"]["step_ms"] == pytest.approx(2 * 1.9 + 0.1)
     assert line["cost"]["ratio"] == pytest.approx((20 * 1.9 + 1) / (20 * 1.3 + 1))
     assert lines_of(built(run), "DNN")["wide"]["cost"]["text"] == "1.0×"
 
@@ -150,7 +150,7 @@ def test_the_cost_is_training_time_over_the_undefended_cells(run: tuple[Path, Pl
 def test_costs_hold_distance_and_step_time(run: tuple[Path, Plan]) -> None:
     found = tables.costs(read_ledger(run[0] / "ledger.csv"), run[1], tables.labels_of(TABLES))
     row = next(entry for entry in found if (entry["cell"], entry["scale"]) == ("fc_34", "wide"))
-    assert (row["row"], row["l2_text"], row["step_ratio_text"]) == ("FC-3&4", "1.25", "1.00×")
+    assert (row["row"], row["l2_text"], row["ratio_text"]) == ("FC-3&4", "1.25", "1.15×")
     gone = next(entry for entry in found if (entry["cell"], entry["scale"]) == ("fc_3", "wide"))
     assert gone["reason"] == "diverged (1 of 1 seeds)"
 

@@ -76,8 +76,7 @@ def test_a_training_record_says_what_was_trained_and_how_it_went(run: Run, done:
     assert record.inputs["weights"] == experiment.file_digest(done.weights(entry, 0))
     assert set(record.versions) == {"python", "lat", "torch", "numpy", "scikit-learn", "safetensors"}
     figures = {figure.metric: figure for figure in record.figures}
-    assert list(figures) == ["loss", "clean_accuracy", "cpu_s", "step_ms", "skipped_batches"]
-    assert figures["cpu_s"].value > 0
+    assert list(figures) == ["loss", "clean_accuracy", "step_ms", "skipped_batches"]
     assert figures["clean_accuracy"].n == 360
     assert [epoch["epoch"] for epoch in record.curve] == [1, 2]
     assert record.curve[-1]["clean_accuracy"] == figures["clean_accuracy"].value
