@@ -81,7 +81,7 @@ def shown(measured: Measured, reported: float | None) -> dict[str, Any]:
 
 
 def training_cost(ledger: Ledger, plan: Plan, scale: Scale, cell: str | None) -> dict[str, Any]:
-    """Processor time of a training step: its mean over seeds in milliseconds, and how many times the undefended cell's."""
+    """Processor time of a training step: the mean over seeds in ms, and how many times the undefended cell's."""
     own, baseline = (_train_mean(ledger, plan, scale, name, "step_ms") for name in (cell, BASELINE))
     ratio = own / baseline if own is not None and baseline else None
     return {"step_ms": own, "ratio": ratio, "text": f"{ratio:.1f}×" if ratio is not None else ""}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lat import defences, models
-from lat.cells import Cell, Schedule, shared_seed
+from lat.cells import Cell, CellError, Schedule, shared_seed
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def fit(
     plan = cell.schedule
     steps = len(y) // plan.batch
     if steps == 0:
-        raise ValueError(f"batch: {plan.batch} images in a batch and {len(y)} to train on; lower batch")
+        raise CellError(f"batch: {plan.batch} images in a batch and {len(y)} to train on; lower batch")
     model = models.build(
         cell.model, tuple(x.shape[1:]), classes, cell.width, shared_seed(cell, seed, "initialisation")
     ).to(x.device)

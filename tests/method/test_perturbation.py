@@ -187,7 +187,7 @@ def test_the_mean_of_the_normal_law_is_zero() -> None:
 
 
 def test_a_negative_radius_is_refused() -> None:
-    with pytest.raises(CellError, match=r"radius: -0.1 must be a number of at least 0"):
+    with pytest.raises(CellError, match=r"radius: -0.1 must be a finite number of at least 0"):
         LayerwiseAdversary(network(), NAMED, -0.1)
 
 
