@@ -39,7 +39,7 @@ RUN_FILE = {
         {"name": "narrow", "model": "4fc", "width": 4, "epochs": 1, "seeds": 1, "cells": "all", "keep": ["dnn"]},
     ],
     "variants": [],
-    "tables": {"file": "config/tables.yaml", "show": []},
+    "tables": {"file": "config/tables.yaml", "show": ["table_2"]},
     "claims": "config/claims.yaml",
     "assumptions": "config/assumptions.yaml",
     "studies": {"calibration": "reports/none", "readings": "reports/none", "sensitivity": "reports/none"},
@@ -238,3 +238,39 @@ def test_a_cell_that_fails_leaves_a_ledger_with_a_gap(project: Project) -> None:
     assert len(logs) == 1
     assert "fc9" in logs[0]
     assert "Traceback" not in logs[0]
+
+
+def test_the_report_is_made_and_made_again_only_where_something_changed(project: Project) -> None:
+    project.snakemake(target="all")
+    pdf = project.root / "reports/tiny.pdf"
+    assert pdf.read_bytes().startswith(b"%PDF")
+    assert "Nothing to be done" in project.snakemake(target="all")
+    before = project.stamps("weights", "verdicts")
+    project.edit("config/claims.yaml", "paraphrase: ", "paraphrase:  ")
+    again = project.snakemake(target="all")
+    assert "rule report:" in again
+    assert "rule train:" not in again
+    assert project.stamps("weights", "verdicts") == before
+
+
+def test_a_failed_cell_leaves_a_report_with_a_marked_gap(project: Project) -> None:
+    project.edit("config/tiny_cells.tsv", "\tfc4\t", "\tfc9\t")
+    done = project.call("snakemake", "--cores", "1", "--configfile", "config/tiny.yaml", "--", "all")
+    assert done.returncode != 0
+    assert (project.root / "reports/tiny.pdf").read_bytes().startswith(b"%PDF")
+    content = json.loads((project.root / "reports/build/tiny/report.json").read_text(encoding="utf-8"))
+    lines = {line["cell"]: line for row in content["tables"][0]["rows"] for line in row["lines"]}
+    assert lines["dnn"]["state"] != "gap"
+    assert (lines["fc_4"]["state"], lines["fc_4"]["reason"]) == ("gap", "failed or unfinished")
+    assert "no layer of MLP" in "".join(
+        path.read_text() for path in project.root.glob("results/tiny/logs/*fc9*train.log")
+    )
+
+
+def test_a_table_asks_for_its_own_cells_alone(project: Project) -> None:
+    planned = project.snakemake("--dry-run", target="table_3", run="config/quick.yaml")
+    trained = re.findall(r"^    wildcards: slug=(\S+), seed=\d+$", planned, re.MULTILINE)
+    layers = {re.search(r"layerwise-([\w.]+)-", slug)[1] for slug in trained}  # type: ignore[index]
+    assert layers == {"fc2.fc3", "fc3.fc4"}
+    assert "rule table_3:" in planned
+    assert "rule collect:" not in planned
