@@ -4,7 +4,7 @@ rule collect:
         job_files(RUN.entries, "train", "attack"),
         asked=ASKED,
     output:
-        ledger=FOLDER.root / "ledger.csv",
+        ledger=report(FOLDER.root / "ledger.csv", caption="../report/ledger.rst", category="Ledger"),
         records=FOLDER.root / "records.jsonl",
     log:
         FOLDER.root / "logs/collect.log",

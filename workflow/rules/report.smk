@@ -10,7 +10,12 @@ for _table in RUN.config["tables"]["show"]:
             "reports/table.typ",
             asked=ASKED,
         output:
-            expand(FOLDER.root / f"tables/{_table}" / f"{_table}.{{kind}}", kind=["json", "csv", "md", "pdf"]),
+            report(
+                FOLDER.root / f"tables/{_table}/{_table}.pdf",
+                caption="../report/table.rst",
+                category="Tables",
+            ),
+            expand(FOLDER.root / f"tables/{_table}/{_table}.{{kind}}", kind=["json", "csv", "md"]),
         log:
             FOLDER.root / f"logs/{_table}.log",
         params:
@@ -31,7 +36,7 @@ rule figures:
         rules.collect.output,
         RUN.config["tables"]["file"],
     output:
-        FOLDER.root / "figures/figures.json",
+        report(FOLDER.root / "figures/figures.json", caption="../report/figures.rst", category="Figures"),
     log:
         FOLDER.root / "logs/figures.log",
     params:
