@@ -76,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
     sub = add("attack", attack, "attack a trained cell, or a checkpoint of one's own (--weights)")
     sub.add_argument("--cell", help="name, name@scale or slug of a cell of the run")
     sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument("--weights", type=Path, help="safetensors file of a network of lat.models")
+    sub.add_argument("--weights", type=Path, help="weights of a network of lat.models: safetensors or a torch file")
     sub.add_argument("--model", help="with --weights: its name in lat.models")
     sub.add_argument("--width", type=int, help="with --weights: its width")
     sub.add_argument("--dataset", help="with --weights: what it classifies")

@@ -28,12 +28,6 @@ NEVER_JUDGED = ("digits",)
 STUDIES = ("calibration", "readings", "sensitivity")
 
 
-def build_tables(plan: Plan, run: Path, folder: Path, root: Path = ROOT) -> list[Path]:
-    """Every table that the run shows as `<id>.json`, `.csv` and `.md` in `folder`; returns the JSON files."""
-    ledger = read_ledger(run / "ledger.csv")
-    return [tables.write(table, folder)[0] for table in _shown_tables(ledger, plan, root)]
-
-
 def build_table(plan: Plan, run: Path, name: str, folder: Path, root: Path = ROOT) -> Path:
     """One table alone as `<name>.json`, `.csv`, `.md` and `.pdf` in `folder`; returns the PDF."""
     ledger = read_ledger(run / "ledger.csv")
