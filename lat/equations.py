@@ -1,23 +1,62 @@
-"""Eqs. (5)-(7) and (10)-(14) of the paper for fully connected layers, in its order, one function a statement.
+"""Eqs. (5)-(14) of the paper, in its order, one function a statement.
 
 The paper's symbols are used inside: `w` a weight of shape (out, in), `b` a bias (out), `x` a batch of inputs (n, in),
 `r` a perturbation of the inputs (n, in), `g` the gradient dL/dy of the loss by a layer's output (n, out), and `eps`
-the radius: a number, or a tensor that broadcasts against (n, in) or (n, out). The closed forms also take one g (1, out)
-for n radii. Every function works in the dtype and on the device of its tensors and is differentiable where the
-statement is. That a statement is written here does not say that it is true: the laws about them do.
+the radius: a number, or a tensor that broadcasts against (n, in) or (n, out). For convolutions an input is (channels,
+*size), an output (filters, *moved), `w` is (filters, channels / groups, *kernel), and `at` says how the kernel moves.
+The closed forms also take one g (1, out) for n radii. Every function works in the dtype and on the device of its
+tensors and is differentiable where the statement is. That a statement is written here does not say that it is true:
+the laws in `lat.proofs` do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 from torch.nn.functional import relu
 
 Weight = Float[Tensor, "out in"]
+Kernel = Float[Tensor, "filters channels *kernel"]
 Epsilon = Tensor | float
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How the kernel of a convolution moves over its input: one number a spatial axis, zeros as padding on both sides.
+
+    Raises ValueError where the numbers of axes differ or a number is out of range.
+    """
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.stride) == len(self.padding) == len(self.dilation) <= 3:
+            raise ValueError(
+                f"stride, padding, dilation: {self.stride}, {self.padding}, {self.dilation}; "
+                "give each one number a spatial axis, of which there are one to three"
+            )
+        if min(*self.stride, *self.dilation, self.groups) < 1 or min(self.padding) < 0:
+            raise ValueError(
+                f"stride, padding, dilation, groups: {self.stride}, {self.padding}, {self.dilation}, {self.groups}; "
+                "padding starts at 0, the others at 1"
+            )
+
+    @property
+    def axes(self) -> int:
+        """The number of spatial axes."""
+        return len(self.stride)
+
+
+Convolution = tuple[Tensor, Geometry]
+"""A convolutional layer of a stack: its weight and how it moves."""
 
 
 def adversarial_output(
@@ -67,10 +106,16 @@ def closed(g: Float[Tensor, "#n out"], w: Weight, eps: Epsilon) -> Float[Tensor,
     return eps * closed_radius(w) * torch.sign(g)
 
 
-def closed_stack_radius(weights: Sequence[Tensor]) -> Float[Tensor, " out"]:
-    """Eq. (7), last line: |w_n| ... |w_1| 1, with `weights` in the order of the forward pass, w_1 first."""
+def closed_stack_radius(
+    weights: Sequence[Tensor], initial: Float[Tensor, " in"] | None = None
+) -> Float[Tensor, " out"]:
+    """Eq. (7), last line: |w_n| ... |w_1| 1, with `weights` in the order of the forward pass, w_1 first.
+
+    `initial` stands in the place of 1: how far each input can move. Passed on from the last convolutional layer, it is
+    the paper's "initial value to calculate the perturbation of successive fully connected layers" (section III-D).
+    """
     first, *rest = weights
-    radius = closed_radius(first)
+    radius = closed_radius(first) if initial is None else first.abs() @ initial
     for w in rest:
         radius = w.abs() @ radius
     return radius
@@ -86,6 +131,101 @@ def propagated_stack(
 ) -> Float[Tensor, "n out"]:
     """Eq. (7), second line: w_n ... w_1 eps sign(dL/dx), where dL/dx = dL/dy_1 w_1 and `g_first` is dL/dy_1."""
     return stacked_change(weights, input_perturbation(g_first, weights[0], eps))
+
+
+def convolution(w: Kernel, x: Float[Tensor, "n in *size"], at: Geometry) -> Float[Tensor, "n filters *moved"]:
+    """The paper's w * x, without a bias: the cross-correlation that convolutional layers compute."""
+    convolve = (functional.conv1d, functional.conv2d, functional.conv3d)[at.axes - 1]
+    return convolve(x, w, None, at.stride, at.padding, at.dilation, at.groups)
+
+
+def convolution_output(
+    w: Kernel, b: Float[Tensor, " filters"], x: Float[Tensor, "n in *size"], r: Float[Tensor, "n in *size"], at: Geometry
+) -> Float[Tensor, "n filters *moved"]:
+    """Eq. (8), the text before it: the layer's output for the perturbed input, y_adv = w * (x + r) + b = y + w * r."""
+    return convolution(w, x + r, at) + b.view(-1, *[1] * at.axes)
+
+
+def convolution_change(w: Kernel, r: Float[Tensor, "n in *size"], at: Geometry) -> Float[Tensor, "n filters *moved"]:
+    """Eq. (8), left side: the change of the layer's output under r, y_adv - y = w * r."""
+    return convolution(w, r, at)
+
+
+def convolution_input_gradient(
+    g: Float[Tensor, "n filters *moved"], w: Kernel, at: Geometry, size: Sequence[int]
+) -> Float[Tensor, "n in *size"]:
+    """Eq. (8), dL/dx = dL/dy dy/dx for inputs of `size` (their spatial axes): the transposed convolution of dL/dy.
+
+    Raises ValueError where w moved over inputs of `size` does not give outputs of g's size.
+    """
+    axes = zip(size, g.shape[2:], w.shape[2:], at.stride, at.padding, at.dilation, strict=True)
+    beyond = [
+        whole - ((moved - 1) * stride - 2 * padding + dilation * (kernel - 1) + 1)
+        for whole, moved, kernel, stride, padding, dilation in axes
+    ]
+    if not all(0 <= rest < stride for rest, stride in zip(beyond, at.stride, strict=True)):
+        raise ValueError(f"size: inputs of {tuple(size)} do not give outputs of {tuple(g.shape[2:])}; give their size")
+    convolve = (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d)[at.axes - 1]
+    return convolve(g, w, None, at.stride, at.padding, beyond, at.groups, at.dilation)
+
+
+def convolution_propagated(
+    g: Float[Tensor, "n filters *moved"], w: Kernel, eps: Epsilon, at: Geometry, size: Sequence[int]
+) -> Float[Tensor, "n filters *moved"]:
+    """Eq. (8), left side: w * r with r = eps sign(dL/dx); exactly what FGSM at the layer's input does to its output."""
+    return convolution_change(w, eps * torch.sign(convolution_input_gradient(g, w, at, size)), at)
+
+
+def convolution_closed_radius(
+    w: Kernel, at: Geometry, size: Sequence[int], initial: Float[Tensor, "in *size"] | None = None
+) -> Float[Tensor, "filters *moved"]:
+    """Eq. (8), right side, in the reading whose shapes fit: |w| * 1, the padded boundary included.
+
+    How far each output can move when every input of `size` moves by at most 1, or by at most its entry of `initial`.
+    """
+    if initial is None:
+        initial = torch.ones(w.shape[1] * at.groups, *size, dtype=w.dtype, device=w.device)
+    return convolution(w.abs(), initial[None], at)[0]
+
+
+def convolution_closed(
+    g: Float[Tensor, "#n filters *moved"], w: Kernel, eps: Epsilon, at: Geometry, size: Sequence[int]
+) -> Float[Tensor, "n filters *moved"]:
+    """Eq. (8), right side, in the reading whose shapes fit: eps (|w| * 1) ⊙ sign(dL/dy)."""
+    return eps * convolution_closed_radius(w, at, size) * torch.sign(g)
+
+
+def convolution_stack_change(layers: Sequence[Convolution], r: Tensor) -> Tensor:
+    """Eq. (9), the text before it: w_n * ... * w_1 * r, (n, in, *size) to (n, filters, *moved), w_1 first."""
+    for w, at in layers:
+        r = convolution_change(w, r, at)
+    return r
+
+
+def convolution_closed_stack_radius(layers: Sequence[Convolution], size: Sequence[int]) -> Tensor:
+    """Eq. (9), in the reading whose shapes fit: |w_n| * ... * |w_1| * 1 for inputs of `size`, (filters, *moved)."""
+    radius: Tensor | None = None
+    for w, at in layers:
+        radius = convolution_closed_radius(w, at, size, radius)
+        size = radius.shape[1:]
+    if radius is None:
+        raise ValueError("layers: none given; give at least one layer")
+    return radius
+
+
+def convolution_closed_stack(g: Tensor, layers: Sequence[Convolution], eps: Epsilon, size: Sequence[int]) -> Tensor:
+    """Eq. (9), in the reading whose shapes fit: eps (|w_n| * ... * |w_1| * 1) ⊙ sign(dL/dy_n), with g (n, filters,
+    *moved) the gradient at the last layer's output.
+    """
+    return eps * convolution_closed_stack_radius(layers, size) * torch.sign(g)
+
+
+def convolution_propagated_stack(
+    g_first: Tensor, layers: Sequence[Convolution], eps: Epsilon, size: Sequence[int]
+) -> Tensor:
+    """Eq. (9), first line: w_n * ... * w_1 * eps sign(dL/dx), where `g_first` (n, filters, *moved) is dL/dy_1."""
+    w, at = layers[0]
+    return convolution_stack_change(layers, eps * torch.sign(convolution_input_gradient(g_first, w, at, size)))
 
 
 def relu_output(
