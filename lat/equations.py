@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.functional import relu
 
@@ -48,6 +48,24 @@ class Geometry:
                 f"stride, padding, dilation, groups: {self.stride}, {self.padding}, {self.dilation}, {self.groups}; "
                 "padding starts at 0, the others at 1"
             )
+
+    @classmethod
+    def of(cls, module: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> Geometry:
+        """How the kernel of a layer moves, the words 'valid' and 'same' written as numbers.
+
+        Raises ValueError where the padding is not of zeros, or not the same on both sides.
+        """
+        if module.padding_mode != "zeros":
+            raise ValueError(f"padding_mode: {module.padding_mode!r} is not covered by eq. (8); use 'zeros'")
+        padding = module.padding
+        spans = [d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)]
+        if padding == "same":
+            if any(span % 2 for span in spans):
+                raise ValueError("padding: 'same' pads one side more than the other here; use an odd kernel")
+            padding = tuple(span // 2 for span in spans)
+        elif isinstance(padding, str):
+            padding = (0,) * len(spans)
+        return cls(module.stride, padding, module.dilation, module.groups)
 
     @property
     def axes(self) -> int:
@@ -140,7 +158,11 @@ def convolution(w: Kernel, x: Float[Tensor, "n in *size"], at: Geometry) -> Floa
 
 
 def convolution_output(
-    w: Kernel, b: Float[Tensor, " filters"], x: Float[Tensor, "n in *size"], r: Float[Tensor, "n in *size"], at: Geometry
+    w: Kernel,
+    b: Float[Tensor, " filters"],
+    x: Float[Tensor, "n in *size"],
+    r: Float[Tensor, "n in *size"],
+    at: Geometry,
 ) -> Float[Tensor, "n filters *moved"]:
     """Eq. (8), the text before it: the layer's output for the perturbed input, y_adv = w * (x + r) + b = y + w * r."""
     return convolution(w, x + r, at) + b.view(-1, *[1] * at.axes)
@@ -178,7 +200,7 @@ def convolution_propagated(
 
 def convolution_closed_radius(
     w: Kernel, at: Geometry, size: Sequence[int], initial: Float[Tensor, "in *size"] | None = None
-) -> Float[Tensor, "filters *moved"]:
+) -> Float[Tensor, " filters *moved"]:
     """Eq. (8), right side, in the reading whose shapes fit: |w| * 1, the padded boundary included.
 
     How far each output can move when every input of `size` moves by at most 1, or by at most its entry of `initial`.

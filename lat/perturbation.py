@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lat import equations
+from lat import linear_maps
 from lat.cells import CellError, Law, Reading
-from lat.sites import SiteError, Tap, activation_after, chain, layer, refuse_compiled
+from lat.linear_maps import LinearMap, linear_map
+from lat.sites import CONVOLUTIONS, PERTURBABLE, Layer, SiteError, Tap, activation_after, chain, layer, refuse_compiled
 
 
 class PerturbationError(RuntimeError):
@@ -57,17 +58,21 @@ class Term:
     """One layer's R: `direction` is sign(dL/dy) (closed) or the sign of the gradient at the scope's start (propagated).
 
     `perturbation` is R itself where it is detached; None where it is formed from the current weights in the forward
-    pass. `rows` is the size of the batches that R fits; 0 for any, where all slots share one R.
+    pass. `rows` is the size of the batches that R fits; 0 for any, where all slots share one R. `size` is the shape of
+    the layer's inputs that R fits, without the batch axis.
     """
 
     direction: Tensor
     eps: Tensor | float
     perturbation: Tensor | None
     rows: int
+    size: tuple[int, ...]
 
 
 class LayerwiseAdversary:
     """Adds the layer perturbations of Algorithm 1 to the outputs of named layers, in any training loop.
+
+    A layer is an nn.Linear, nn.Conv1d, nn.Conv2d or nn.Conv3d.
 
         adversary = LayerwiseAdversary(model, layers=["fc2", "fc3"], epsilon=Normal(0, 0.1))
         with adversary:                     # adds R^t to the outputs of the named layers
@@ -79,17 +84,19 @@ class LayerwiseAdversary:
     R is formed as `reading` says: the last line of eqs. (6) and (7) (form `closed`) or their first (`propagated`), from
     the layer's own weights (scope `local`), from the first layer of the set on (`layer_set`) or from the network's
     input (`network`); with the previous batch's gradients slot by slot (pairing `slot`), their mean (`mean`: one
-    direction for
-    all), or the same batch's (`same`). Where the scope is local every layer draws its own epsilon; elsewhere there
-    is one
-    input perturbation and so one draw for all layers (but for draws an element). With gradient `attached` the loss is
-    differentiated through R by the weights; epsilon and the signs are constants.
+    direction for all), or the same batch's (`same`). For a convolution it is a side of eq. (8): eps (|w| * 1) ⊙
+    sign(dL/dy) (closed) or w * (eps sign(dL/dx)) (propagated), in scope `local` alone. Where the scope is local every
+    layer draws its own epsilon; elsewhere there is one input perturbation and so one draw for all layers (but for draws
+    an element). With gradient `attached` the loss is differentiated through R by the weights; epsilon and the signs are
+    constants.
 
     * The first batch, and the first after `reset()`, goes unperturbed (t = 0).
-    * A batch of another size than R's goes unperturbed, as at t = 0, and is counted in `skipped`.
+    * A batch of another size than R's, or of images of another size, goes unperturbed, as at t = 0, and is counted in
+      `skipped`.
     * A model, or a layer, in eval mode inside the block goes unperturbed.
     * `update()` without a backward pass through the block's outputs raises PerturbationError.
-    * A name that is no fully connected layer, or a layer called twice in one block, raises SiteError.
+    * A name that is no such layer, a convolution padded with other than zeros or unequally, a scope past `local` that
+      leads through a convolution, or a layer called twice in one block, raises SiteError.
     * Under autocast R is computed in float32 and added in the dtype of the layer's output; a scaled loss changes no
       sign, and a gradient that overflows to no number has none (R is 0 there).
     * `state_dict()` and `load_state_dict()` hold R, the generator with its seed and the count, and resume bit for bit.
@@ -130,7 +137,7 @@ class LayerwiseAdversary:
         order = chain(self.model) if needs_order else []
         self._paths = {name: self._path(order, name) for name in self.layers}
         named |= {name: layer(self.model, name) for path in self._paths.values() for name in path}
-        self._modules: Mapping[str, nn.Linear] = named
+        self._modules: Mapping[str, Layer] = named
         sources = dict.fromkeys([*self.layers, *(path[0] for path in self._paths.values())])
         after = self.reading.at == "activation"
         self._gradient_sites = {name: activation_after(order, name) if after else name for name in sources}
@@ -143,16 +150,27 @@ class LayerwiseAdversary:
         self._mismatched = False
 
     def _path(self, order: Sequence[tuple[str, nn.Module]], name: str) -> tuple[str, ...]:
-        """The layers whose weights form R of layer `name`, in forward order: the scope's first up to `name`."""
+        """The layers whose weights form R of layer `name`, in forward order: the scope's first up to `name`.
+
+        Raises SiteError where a scope wider than `local` leads through a convolution.
+        """
         if self.reading.scope == "local":
             return (name,)
-        names = [entry for entry, module in order if isinstance(module, nn.Linear)]
+        names = [entry for entry, module in order if isinstance(module, PERTURBABLE)]
         if name not in names:
             raise SiteError(f"layers: {name!r} takes no part in the forward pass; name one of {', '.join(names)}")
         start = (
             0 if self.reading.scope == "network" else min(names.index(entry) for entry in self.layers if entry in names)
         )
-        return tuple(names[start : names.index(name) + 1])
+        path = tuple(names[start : names.index(name) + 1])
+        for entry in path:
+            module = self.model.get_submodule(entry)
+            if isinstance(module, CONVOLUTIONS):
+                raise SiteError(
+                    f"layers: scope {self.reading.scope!r} leads to {name!r} through {entry!r}, a "
+                    f"{type(module).__name__}, which is perturbed by its own weights alone; use scope 'local'"
+                )
+        return path
 
     # The block -------------------------------------------------------------------------------------------------------
 
@@ -178,12 +196,13 @@ class LayerwiseAdversary:
             self._terms = {}
 
     def _change(self, name: str, y: Tensor) -> Tensor | None:
-        """R^t for the output y (n, out) of layer `name`; None where there is none or it does not fit."""
+        """R^t for the output y (n, *out) of layer `name`; None where there is none, or once one has not fitted."""
+        assert self._tap is not None
         term = self._terms.get(name)
         if term is None or not self.model.training:
             return None
-        if term.rows not in (0, y.shape[0]):
-            self._mismatched = True
+        self._mismatched |= term.rows not in (0, y.shape[0]) or term.size != self._tap.sizes[name]
+        if self._mismatched:
             return None
         if term.perturbation is not None:
             return term.perturbation
@@ -194,22 +213,24 @@ class LayerwiseAdversary:
         """A block in which autocast is off: R is formed in the dtype of the weights."""
         return torch.autocast(self._modules[self.layers[0]].weight.device.type, enabled=False)
 
-    def _weights(self, name: str) -> list[Tensor]:
-        return [self._modules[entry].weight for entry in self._paths[name]]
+    def _maps(self, name: str, size: tuple[int, ...]) -> list[LinearMap]:
+        """The linear maps on the path of layer `name`, whose own inputs are of `size`."""
+        return [linear_map(self._modules[entry], size) for entry in self._paths[name]]
 
     def _form(self, name: str, term: Term) -> Tensor:
-        """R of layer `name` from its term and the current weights: eq. (7), which for one layer is eq. (6)."""
-        weights = self._weights(name)
+        """R of layer `name` from its term and the current weights: eq. (7) or (8); for one layer (7) is (6)."""
+        maps = self._maps(name, term.size)
         if self.reading.form == "closed":
-            return equations.closed_stack(term.direction, weights, term.eps)
-        return equations.stacked_change(weights, term.eps * term.direction)
+            return linear_maps.closed(maps, term.direction, term.eps)
+        return linear_maps.propagated(maps, term.eps * term.direction)
 
     # R^{t+1} ---------------------------------------------------------------------------------------------------------
 
     def update(self) -> None:
         """R^{t+1} from the gradients of the last block's backward pass; call it before the optimiser's step.
 
-        Raises PerturbationError where no gradient reached a named layer, or where the pairing is `same`.
+        Raises PerturbationError where no gradient reached a named layer, where it has not the shape of a convolution's
+        output, or where the pairing is `same`.
         """
         if self.reading.pairing == "same":
             raise PerturbationError("pairing 'same' takes R from observe(), before the block; do not call update()")
@@ -217,10 +238,8 @@ class LayerwiseAdversary:
             raise PerturbationError(
                 "update() has no block to learn from: run a forward pass inside one, leave it, and call backward()"
             )
-        gradients, self._tap = self._tap.gradients, None
-        self._terms = self._terms_from(
-            gradients, "call loss.backward() before update(), with the layer in training mode"
-        )
+        tap, self._tap = self._tap, None
+        self._terms = self._terms_from(tap, "call loss.backward() before update(), with the layer in training mode")
 
     def observe(self, loss: Callable[[], Tensor]) -> None:
         """Pairing `same`: R from this very batch, by a plain pass before the block.
@@ -240,31 +259,37 @@ class LayerwiseAdversary:
         edges = [edge for edge in tap.edges.values() if edge is not None]
         if edges:
             torch.autograd.grad(value, edges, allow_unused=True)
-        self._terms = self._terms_from(tap.gradients, missing)
+        self._terms = self._terms_from(tap, missing)
 
-    def _terms_from(self, gradients: Mapping[str, Tensor], mend: str) -> dict[str, Term]:
+    def _terms_from(self, tap: Tap, mend: str) -> dict[str, Term]:
         with torch.no_grad(), self._full_precision():
-            return self._terms_of(gradients, mend)
+            return self._terms_of(tap, mend)
 
-    def _terms_of(self, gradients: Mapping[str, Tensor], mend: str) -> dict[str, Term]:
+    def _terms_of(self, tap: Tap, mend: str) -> dict[str, Term]:
         shared: Tensor | float | None = None
         terms = {}
         for name in self.layers:
             closed = self.reading.form == "closed"
             site = self._gradient_sites[name if closed else self._paths[name][0]]
-            if site not in gradients:
+            if site not in tap.gradients or name not in tap.sizes:
                 raise PerturbationError(f"no gradient reached layer {site!r}: {mend}")
-            weight = self._weights(name)[0]
-            g = gradients[site].to(weight.dtype)
+            first = self._maps(name, tap.sizes[name])[0]
+            weight = first.module.weight
+            g = tap.gradients[site].to(weight.dtype)
+            if isinstance(first.module, CONVOLUTIONS) and g.dim() != weight.dim():
+                raise PerturbationError(
+                    f"the gradient at {site!r} has shape {tuple(g.shape)}, not (n, filters, *size) as {name!r} gives; "
+                    "give the model a batch, and flatten after the activation"
+                )
             n = g.shape[0]
             if self.reading.pairing == "mean":
                 g = g.mean(dim=0, keepdim=True)
-            source = g if closed else equations.input_gradient(g, weight)
+            source = g if closed else first.input_gradient(g)
             direction = torch.sign(source).nan_to_num_(nan=0.0)
             if self.reading.scope == "local" or self.law.draw == "element" or shared is None:
                 shared = draw_epsilon(self.law, (n, *direction.shape[1:]), direction, self._rng(g.device))
             one_for_all = self.reading.pairing == "mean" and self.law.draw == "batch"
-            term = Term(direction, shared, None, 0 if one_for_all else n)
+            term = Term(direction, shared, None, 0 if one_for_all else n, tap.sizes[name])
             if self.reading.gradient == "detached":
                 term.perturbation = self._form(name, term)
             terms[name] = term
@@ -281,7 +306,7 @@ class LayerwiseAdversary:
 
     @property
     def perturbations(self) -> dict[str, Tensor]:
-        """R^t by layer, (n, out) or (1, out), as the next block would add it; empty at t = 0."""
+        """R^t by layer, (n, *out) or (1, *out), as the next block would add it; empty at t = 0."""
         with torch.no_grad(), self._full_precision():
             return {
                 name: self._form(name, term) if term.perturbation is None else term.perturbation
@@ -299,6 +324,7 @@ class LayerwiseAdversary:
                     "eps": term.eps,
                     "perturbation": term.perturbation,
                     "rows": term.rows,
+                    "size": term.size,
                 }
                 for name, term in self._terms.items()
             },

@@ -1,7 +1,8 @@
 """Sites: where a network can be perturbed, and how its layers' outputs are captured and changed, always undone.
 
-A *site* is the output of one fully connected layer before its activation. `Tap` hooks sites for the length of a
-block; `chain` orders the layers of a network that is a chain, for perturbations that start at an earlier layer.
+A *site* is the output of one fully connected or convolutional layer before its activation. `Tap` hooks sites for the
+length of a block; `chain` orders the layers of a network that is a chain, for perturbations that start at an earlier
+layer and for gradients at the activation.
 """
 
 from __future__ import annotations
@@ -16,20 +17,25 @@ from torch import Tensor, fx, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn import functional
 
-PERTURBABLE = (nn.Linear,)
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+Layer = nn.Linear | Convolution
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+PERTURBABLE = (nn.Linear, *CONVOLUTIONS)
 PASSED_UNCHANGED = (nn.ReLU, nn.Flatten, nn.Identity, nn.Dropout)
 FUNCTIONS_PASSED = (torch.relu, functional.relu, torch.flatten)
 METHODS_PASSED = ("relu", "flatten")
+WITHOUT_ORDER = "use scope 'local' with the gradient at 'output'"
 
 
 class SiteError(ValueError):
     """A name that is no perturbable layer, or a network whose layers cannot be hooked or chained as asked."""
 
 
-def layer(model: nn.Module, name: str) -> nn.Linear:
-    """The fully connected layer `name` of `model`.
+def layer(model: nn.Module, name: str) -> Layer:
+    """The fully connected or convolutional layer `name` of `model`.
 
-    Raises SiteError for a name that is no layer (listing those there are) or is a layer of another kind (naming it).
+    Raises SiteError for a name that is no layer (listing those there are), is a layer of another kind (naming it), or
+    is a convolution whose padding eq. (8) does not cover: not of zeros, or not the same on both sides.
     """
     modules = dict(model.named_modules())
     known = [key for key, module in modules.items() if isinstance(module, PERTURBABLE)]
@@ -38,11 +44,27 @@ def layer(model: nn.Module, name: str) -> nn.Linear:
             f"layers: {name!r} is no layer of {type(model).__name__}; it has {', '.join(known) or 'none to perturb'}"
         )
     module = modules[name]
-    if not isinstance(module, nn.Linear):
+    if not isinstance(module, PERTURBABLE):
         raise SiteError(
             f"layers: {name!r} is a {type(module).__name__}, which cannot be perturbed; name one of {', '.join(known)}"
         )
+    if isinstance(module, CONVOLUTIONS):
+        _refuse_padding(module, name)
     return module
+
+
+def _refuse_padding(module: Convolution, name: str) -> None:
+    if module.padding_mode != "zeros":
+        raise SiteError(
+            f"layers: {name!r} is a {type(module).__name__} with padding_mode {module.padding_mode!r}; "
+            "only padding with zeros can be perturbed, use padding_mode 'zeros'"
+        )
+    spans = [d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)]
+    if module.padding == "same" and any(span % 2 for span in spans):
+        raise SiteError(
+            f"layers: {name!r} is a {type(module).__name__} with padding 'same', kernel {module.kernel_size} and "
+            f"dilation {module.dilation}, which pads one side more; use an odd kernel, or pad in a module before it"
+        )
 
 
 def refuse_compiled(model: nn.Module) -> None:
@@ -55,7 +77,7 @@ def refuse_compiled(model: nn.Module) -> None:
             )
 
 
-class _Tracer(fx.Tracer):
+class Tracer(fx.Tracer):
     """Traces what `functools.wraps` has wrapped: a forward that checks its types at run time refuses fx's proxies."""
 
     def create_args_for_root(
@@ -74,12 +96,12 @@ def chain(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """The modules of `model` in the order of its forward pass, which must be a chain: each feeds the next alone.
 
     Functional ReLU and flatten are passed over; they have no module to hook. Raises SiteError naming the module or
-    operation that is not a fully connected layer, ReLU, flatten, dropout or identity, or that breaks the chain.
+    operation that is not a perturbable layer, ReLU, flatten, dropout or identity, or that breaks the chain.
     """
     try:
-        graph = _Tracer().trace(model)
+        graph = Tracer().trace(model)
     except Exception as error:  # fx raises whatever the traced forward raises
-        raise SiteError(f"{type(model).__name__} cannot be traced ({error}); use scope 'local'") from error
+        raise SiteError(f"{type(model).__name__} cannot be traced ({error}); {WITHOUT_ORDER}") from error
     modules = dict(model.named_modules())
     found: list[tuple[str, nn.Module]] = []
     previous: fx.Node | None = None
@@ -88,16 +110,16 @@ def chain(model: nn.Module) -> list[tuple[str, nn.Module]]:
             previous = node
             continue
         if node.all_input_nodes != [previous]:
-            raise SiteError(f"{node.name!r} does not take the output of the module before it alone; use scope 'local'")
+            raise SiteError(f"{node.name!r} does not take the output of the module before it alone; {WITHOUT_ORDER}")
         if node.op == "call_module":
             module = modules[str(node.target)]
             if not isinstance(module, (*PERTURBABLE, *PASSED_UNCHANGED)):
                 raise SiteError(
-                    f"{node.target!r} is a {type(module).__name__}, which radii cannot pass; use scope 'local'"
+                    f"{node.target!r} is a {type(module).__name__}, which radii cannot pass; {WITHOUT_ORDER}"
                 )
             found.append((str(node.target), module))
         elif not (node.target in FUNCTIONS_PASSED or (node.op == "call_method" and node.target in METHODS_PASSED)):
-            raise SiteError(f"{node.name!r} ({node.target}) is an operation that radii cannot pass; use scope 'local'")
+            raise SiteError(f"{node.name!r} ({node.target}) is an operation that radii cannot pass; {WITHOUT_ORDER}")
         previous = node
     names = [name for name, _ in found]
     if twice := {name for name in names if names.count(name) > 1}:
@@ -124,11 +146,12 @@ def activation_after(order: Sequence[tuple[str, nn.Module]], name: str) -> str:
 class Tap:
     """While its block lasts, changes the outputs of named modules and records the gradients that reach them.
 
-    `change(name, y)` returns what is added to the output y (n, out) of module `name`, or None for nothing. `edges`
+    `change(name, y)` returns what is added to the output y (n, *out) of module `name`, or None for nothing. `edges`
     holds the places of the changed outputs in the graph (None where no gradient is asked for), and `gradients` the
-    dL/dy (n, out) that backward passes through them have summed up, also after the block; a module that changes its
-    input in place, such as ReLU(inplace=True), does not change them. Modules in eval mode are left alone. The hooks
-    are gone when the block ends, whatever was raised in it.
+    dL/dy (n, *out) that backward passes through them have summed up, also after the block; a module that changes its
+    input in place, such as ReLU(inplace=True), does not change them. `sizes` holds the shape of the last input of every
+    module without its batch axis; it is there before `change` is called. Modules in eval mode are otherwise left
+    alone. The hooks are gone when the block ends, whatever was raised in it.
     """
 
     def __init__(self, modules: Mapping[str, nn.Module], change: Callable[[str, Tensor], Tensor | None]) -> None:
@@ -136,11 +159,12 @@ class Tap:
         self.change = change
         self.edges: dict[str, GradientEdge | None] = {}
         self.gradients: dict[str, Tensor] = {}
+        self.sizes: dict[str, tuple[int, ...]] = {}
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
     def __enter__(self) -> Tap:
         for name, module in self.modules.items():
-            self._handles.append(module.register_forward_hook(_Hook(self, name)))
+            self._handles.append(module.register_forward_hook(_Hook(self, name), with_kwargs=True))
         return self
 
     def __exit__(
@@ -157,10 +181,14 @@ class _Hook:
         self.tap = tap
         self.name = name
 
-    def __call__(self, module: nn.Module, _: object, y: Tensor) -> Tensor | None:
+    def __call__(
+        self, module: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor], y: Tensor
+    ) -> Tensor | None:
+        tap, name = self.tap, self.name
+        x, *_ = (*inputs, *named.values())
+        tap.sizes[name] = tuple(x.shape[1:])
         if not module.training:
             return None
-        tap, name = self.tap, self.name
         if name in tap.edges:
             raise SiteError(
                 f"layers: {name!r} was called twice inside one block; a perturbation needs one forward pass"

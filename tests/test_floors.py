@@ -22,11 +22,11 @@ FLOORS: dict[str, int] = {
         [
             ["cells", "types", "sources"],
             ["norms", "ledger", "intervals", "runs", "equations", "sites"],
-            ["data", "models", "bounds", "measured", "collection"],
+            ["data", "models", "linear_maps", "bounds", "measured", "collection"],
             ["proofs", "perturbation", "attacks", "defences"],
             ["training", "evaluation", "equivalence"],
             ["experiment"],
-            ["tables", "figures", "claims", "compare", "studies"],
+            ["tables", "figures", "claims", "compare", "studies", "statements"],
             ["report"],
             ["cli"],
         ]

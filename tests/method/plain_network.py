@@ -1,5 +1,5 @@
 """The independent model of the method: a network, its gradients and R written out by hand, without lat.sites and
-lat.perturbation.
+lat.perturbation; and convolutions as the matrices that they are, window by window.
 
 Everything is in float64 and small, so that a sum over units may be a Python loop.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
+from math import prod
 
 import numpy as np
 import torch
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from lat.cells import Cell, Law, Reading, Schedule
+from lat.equations import Geometry
 from lat.models import MLP
 
 SHAPE = (1, 2, 3)
@@ -78,16 +81,17 @@ def run(model: nn.Module, x: Tensor, y: Tensor, added: Mapping[str, Tensor] | No
 
 
 class Epsilons:
-    """The draws of epsilon that one adversary makes, from an equal generator: one array that fits (n, units) each."""
+    """The draws of epsilon that one adversary makes, from an equal generator: one array that fits (n, *units) each."""
 
     def __init__(self, law: Law, seed: int) -> None:
         self.law = law
         self.generator = torch.Generator().manual_seed(seed)
 
-    def draw(self, n: int, units: int) -> np.ndarray:
+    def draw(self, n: int, *units: int) -> np.ndarray:
+        ones = (1,) * len(units)
         if self.law.kind == "fixed":
-            return np.full((1, 1), self.law.radius)
-        size = {"batch": (1, 1), "sample": (n, 1), "element": (n, units)}[self.law.draw]
+            return np.full((1, *ones), self.law.radius)
+        size = {"batch": (1, *ones), "sample": (n, *ones), "element": (n, *units)}[self.law.draw]
         eps = self.law.radius * torch.randn(size, generator=self.generator, dtype=torch.float64).numpy()
         return np.abs(eps) if self.law.kind == "abs_normal" else eps
 
@@ -134,6 +138,38 @@ def formed(reading: Reading, step: Step, w: Mapping[str, Tensor]) -> np.ndarray:
     for name in step.path:
         rows = np.array([[sum(float(v) * q for v, q in zip(row, r, strict=True)) for row in w[name]] for r in rows])
     return rows
+
+
+def moved(
+    kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], size: Sequence[int]
+) -> tuple[int, ...]:
+    """How many windows of the kernel fit on each axis of an input of `size`, counted one by one."""
+    axes = zip(kernel, stride, padding, dilation, size, strict=True)
+    return tuple(len(range(0, whole + 2 * p - d * (k - 1), s)) for k, s, p, d, whole in axes)
+
+
+def taps(kernel: Sequence[int], channels: int, filters: int, at: Geometry, size: Sequence[int]) -> Tensor:
+    """The matrix (outputs, inputs) of a convolution with the number of a weight in each entry, from 1; 0 for none.
+
+    Found by feeding the unit vectors of the inputs (channels, *size) through the windows, one window after the other.
+    """
+    shape = (filters, channels // at.groups, *kernel)
+    w = np.arange(1, prod(shape) + 1).reshape(shape)
+    units = np.eye(channels * prod(size), dtype=np.int64).reshape(-1, channels, *size)
+    padded = np.pad(units, [(0, 0), (0, 0), *[(p, p) for p in at.padding]])
+    windows = moved(kernel, at.stride, at.padding, at.dilation, size)
+    out = np.zeros((len(units), filters, *windows), dtype=np.int64)
+    for f, c, place, k in product(range(filters), range(shape[1]), np.ndindex(windows), np.ndindex(*kernel)):
+        channel = f // (filters // at.groups) * shape[1] + c
+        seen = tuple(p * s + j * d for p, s, j, d in zip(place, at.stride, k, at.dilation, strict=True))
+        out[(slice(None), f, *place)] += w[(f, c, *k)] * padded[(slice(None), channel, *seen)]
+    return torch.from_numpy(out.reshape(len(units), -1).T.copy())
+
+
+def dense(w: Tensor, at: Geometry, size: Sequence[int]) -> Tensor:
+    """The matrix (outputs, inputs) of a convolution on inputs of `size`, differentiable by w."""
+    numbers = taps(w.shape[2:], w.shape[1] * at.groups, w.shape[0], at, size)
+    return torch.cat([w.new_zeros(1), w.flatten()])[numbers]
 
 
 def cell(

@@ -29,6 +29,13 @@ def step(model: nn.Module, adversary: LayerwiseAdversary, seed: int, n: int = 4,
     return logits.detach()
 
 
+def two_layers() -> nn.Sequential:
+    """A network in float32, from its own seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Flatten(), nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3))
+
+
 def hooks(model: nn.Module) -> int:
     return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
 
@@ -206,7 +213,7 @@ def test_a_network_that_is_no_chain_is_perturbed_in_scope_local_and_refused_in_t
 @pytest.mark.parametrize("form", ["closed", "propagated"])
 @pytest.mark.parametrize("gradient", ["detached", "attached"])
 def test_under_autocast_r_is_computed_in_float32_and_added_in_the_dtype_of_the_output(form: str, gradient: str) -> None:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3))
+    model = two_layers()
     reading = Reading(form, "layer_set", "slot", gradient)
     adversary = LayerwiseAdversary(model, ["1", "3"], Normal(0, 0.5), reading)
     x, y = batch(0, dtype=torch.float32)
@@ -244,7 +251,7 @@ def test_under_autocast_r_is_computed_in_float32_and_added_in_the_dtype_of_the_o
 
 
 def test_observe_under_autocast_forms_r_in_float32() -> None:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3))
+    model = two_layers()
     adversary = LayerwiseAdversary(model, ["3"], 0.1, Reading("propagated", pairing="same"))
     x, y = batch(0, dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16):

@@ -81,6 +81,13 @@ def test_a_chain_lists_the_modules_in_forward_order_and_passes_over_functions() 
     ]  # fmt: skip
 
 
+def test_convolutions_are_links_of_a_chain_like_fully_connected_layers() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU(), nn.Conv2d(2, 1, 1), nn.ReLU(), nn.Flatten(), nn.Linear(6, 3))
+    order = chain(model)
+    assert [name for name, _ in order] == ["0", "1", "2", "3", "4", "5"]
+    assert [activation_after(order, name) for name in ("0", "2", "5")] == ["1", "3", "5"]
+
+
 def test_a_chain_is_traced_beneath_what_wraps_a_forward() -> None:
     """Under pytest the networks of lat check the types of their arguments, which are no tensors while fx traces."""
     model = nn.Sequential(network())
@@ -104,7 +111,7 @@ def test_a_chain_follows_the_forward_pass_and_not_the_order_of_definition() -> N
     ("model", "complaint"),
     [
         (nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4)), "'1' is a BatchNorm1d, which radii cannot pass"),
-        (nn.Sequential(nn.Conv2d(1, 2, 1), nn.Flatten()), "'0' is a Conv2d, which radii cannot pass"),
+        (nn.Sequential(nn.Conv2d(1, 2, 1), nn.MaxPool2d(2)), "'1' is a MaxPool2d, which radii cannot pass"),
         (nn.Sequential(nn.Linear(6, 4), nn.Tanh()), "'1' is a Tanh, which radii cannot pass"),
         (Residual(), "'add' does not take the output of the module before it alone"),
         (Twice(), "layers: 'a' is called twice in one forward pass"),
@@ -187,6 +194,20 @@ def test_a_tap_leaves_a_module_in_eval_mode_alone() -> None:
         model(x.flatten(1))
     assert torch.equal(out, model(x.flatten(1)))
     assert not tap.edges and not tap.gradients
+
+
+def test_a_tap_knows_the_size_of_an_input_before_it_is_asked_for_a_change() -> None:
+    """Without the batch axis; also where the input is named in the call, and in eval mode."""
+    model = nn.ModuleDict({"a": nn.Conv2d(2, 3, 2), "b": nn.Linear(6, 3), "c": nn.ReLU()})
+    seen: list[tuple[str, tuple[int, ...]]] = []
+    with Tap(dict(model.items()), lambda name, y: seen.append((name, tap.sizes[name]))) as tap:
+        assert tap.sizes == {}
+        model["a"](torch.zeros(4, 2, 5, 3))
+        model["b"](input=torch.zeros(4, 6))
+        model.eval()
+        model["c"](torch.zeros(4, 7, 1))
+    assert seen == [("a", (2, 5, 3)), ("b", (6,))]
+    assert tap.sizes == {"a": (2, 5, 3), "b": (6,), "c": (7, 1)}
 
 
 def test_a_tap_works_where_no_gradient_is_asked_for() -> None:
