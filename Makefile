@@ -1,6 +1,7 @@
 # Everything is called by its path in .venv: nothing has to be activated.
 PYTHON ?= python3
 JOBS ?= 2
+PROFILE ?= ci
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +9,7 @@ STAMP := $(VENV)/.installed
 SNAKEMAKE := $(BIN)/snakemake --cores all --resources gpu=2
 
 .DEFAULT_GOAL := help
-.PHONY: help install report mnist report-reference test lint clean
+.PHONY: help install report mnist report-reference test verify mutation lint clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -38,6 +39,13 @@ report-reference: install  ## rebuild the committed MNIST report from its ledger
 
 test: install  ## all tests (JOBS=2 workers, one torch thread each)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
+
+verify: install  ## prove, test or refute every equation of the paper (PROFILE=thorough tries more)
+	OMP_NUM_THREADS=1 $(BIN)/lat verify --profile $(PROFILE)
+
+mutation: install  ## whether the tests notice mistakes put into the method's modules (JOBS=2 workers; about an hour)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[mutation]'
+	$(BIN)/python tests/mutation/judge.py --jobs $(JOBS)
 
 lint: install  ## ruff, mypy, snakefmt, snakemake --lint
 	$(BIN)/ruff check .

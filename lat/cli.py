@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lat.collection import Folder
@@ -21,6 +22,8 @@ MENDABLE = (
     ("lat.data", "DataError"),
     ("lat.intervals", "IntervalError"),
     ("lat.sites", "SiteError"),
+    ("lat.proofs", "LawError"),
+    ("lat.equivalence", "EquivalenceError"),
     ("lat.attacks", "SettingError"),
     ("lat.tables", "TableError"),
 )
@@ -82,6 +85,11 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--dataset", help="with --weights: what it classifies")
     sub = add("collect", collect, "merge the run's records into its ledger")
     sub.add_argument("--gaps", action="store_true", help="go on where records are missing, and name them")
+    sub = add("equivalence", equivalence, "compare R with FGSM's true changes, on the weights that the run keeps")
+    sub.add_argument("--gaps", action="store_true", help="go on where weights are missing, and name them")
+    sub = add("verify", verify, "prove, test or refute every equation, and compare with what is expected", run=False)
+    sub.add_argument("--profile", default="ci", help="dev, ci or thorough: how much is tried")
+    sub.add_argument("--output", type=Path, default=Path("results/equations.json"))
     sub = add("export", export, "copy a collected run's ledger, records, verdicts and kept weights")
     sub.add_argument("target", type=Path)
     sub = add("import", restore, "put the records of an exported run back, so that it is finished and not repeated")
@@ -189,6 +197,64 @@ def collect(options: argparse.Namespace) -> int:
     return 0
 
 
+def equivalence(options: argparse.Namespace) -> int:
+    from functools import partial
+
+    from lat import collection, data, equivalence, experiment, sources
+
+    run = _run(options)
+    folder = _folder(options, run)
+    experiment.prepare_torch()
+    dataset = run.config["dataset"]
+    images = data.load(dataset, run.part, options.data)
+    networks = []
+    for entry, seed in collection.kept(run, folder):
+        path, network = folder.weights(entry, seed), (entry.cell.model, entry.cell.width)
+        if options.gaps and not path.is_file():
+            print(f"missing: {entry.name}@{entry.scale}, seed {seed}")
+            continue
+        load = partial(experiment.load_weights, network, path, images.shape, images.classes)
+        batch = entry.cell.schedule.batch
+        networks.append(equivalence.Network(entry.scale, entry.name, entry.cell.slug, seed, batch, path, load))
+    order = equivalence.order_seed(dataset, run.part, len(images.labels))
+    rows, measured = equivalence.measure_all(
+        networks, data.tensors(images), order, lambda n: print(f"{n.cell}@{n.scale}, seed {n.seed}", flush=True)
+    )
+    origin = {
+        "part": run.part,
+        "images": len(images.labels),
+        "data": images.digest,
+        "sources": sources.digest("equivalence", ()),
+        "versions": experiment.versions(),
+        "networks": measured,
+    }
+    equivalence.write(folder.root, rows, origin)
+    return 0
+
+
+def verify(options: argparse.Namespace) -> int:
+    import json
+
+    from lat import proofs
+    from lat.ledger import atomic
+
+    profile, expected = proofs.profile(options.profile), proofs.expected()
+
+    def show(entry: Mapping[str, Any]) -> None:
+        print(f"{entry['id']:<24} {entry['status']}", flush=True)
+
+    document = proofs.verify(proofs.LAWS, profile, show)
+    proofs.complain(document, "equations", str(options.output))
+    with atomic(options.output) as temporary:
+        temporary.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    wrong = proofs.differences(document, expected)
+    for line in wrong:
+        print(line, file=sys.stderr)
+    counts = Counter(entry["status"] for entry in document["laws"])
+    print(f"{options.output}: {', '.join(f'{count} {status}' for status, count in sorted(counts.items()))}")
+    return 1 if wrong else 0
+
+
 def export(options: argparse.Namespace) -> int:
     from lat import collection
 
@@ -248,9 +314,9 @@ def report(options: argparse.Namespace) -> int:
     else:
         run = _run(options)
         root, output = _folder(options, run).root, Path("reports") / f"{run.name}.pdf"
-        series, ledger = root / "figures/figures.json", root / "ledger.csv"
-        current = series.exists() and ledger.exists() and series.stat().st_mtime_ns >= ledger.stat().st_mtime_ns
-        drawn = series.parent if current else None
+        series, shown = root / "figures/figures.json", [root / "ledger.csv", root / "equivalence.csv"]
+        newest = max((path.stat().st_mtime_ns for path in shown if path.exists()), default=0)
+        drawn = series.parent if series.exists() and series.stat().st_mtime_ns >= newest else None
     studies = {name: Plan.of(runs.load(f"config/{name}.yaml")) for name in report.STUDIES}
     folder = Path("reports/build") / run.name
     made = report.build(Plan.of(run), root, output, folder=folder, figures=drawn, plans=studies, sources=run.digests())

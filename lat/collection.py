@@ -13,6 +13,8 @@ from pathlib import Path
 from lat.ledger import STEPS, LedgerError, Record, atomic, read_records, record_path, write_ledger
 from lat.runs import Entry, Run
 
+EQUIVALENCE = ("equivalence.csv", "equivalence.json")
+EQUATIONS = "equations.json"
 INPUTS = {"train": ("data", "weights"), "attack": ("data", "weights", "verdicts")}
 
 
@@ -114,24 +116,41 @@ def needs_weights(run: Run, folder: Folder, entry: Entry, seed: int) -> bool:
         return True
 
 
+def kept(run: Run, folder: Folder) -> list[tuple[Entry, int]]:
+    """The (entry, seed) whose weights the run's scales keep, each network of a scale once: what is looked into.
+
+    An imported record whose weights did not come with it is left out, as its weights cannot be had without training.
+    """
+    keep = {scale["name"]: scale["keep"] for scale in run.config["scales"]}
+    found = {
+        (entry.scale, entry.cell.slug, seed): (entry, seed)
+        for entry in reversed(run.entries)
+        for seed in range(entry.seeds)
+        if keep[entry.scale] == "all" or (entry.name in keep[entry.scale] and seed == 0)
+    }
+    ordered = sorted(found.values(), key=lambda pair: (run.entries.index(pair[0]), pair[1]))
+    return [(entry, seed) for entry, seed in ordered if needs_weights(run, folder, entry, seed)]
+
+
 def export(run: Run, folder: Folder, target: Path) -> int:
-    """Copy a collected run to `target`: ledger, records, verdicts, and the weights that its scales keep. Returns
-    their number.
+    """Copy a collected run to `target`: ledger, records, verdicts, the weights that its scales keep, what was
+    measured on those and what was found of the equations (where it was). Returns the number of weights.
 
     Files that are there already with the same bytes are left alone. Raises LedgerError where a file is missing or is
-    not the one that its record describes.
+    not the one that its record describes, or where something was measured on other weights than the records'.
     """
     records = read_records(folder.root / "records.jsonl")
-    kept = {scale["name"]: scale["keep"] for scale in run.config["scales"]}
+    keeps = {scale["name"]: scale["keep"] for scale in run.config["scales"]}
+    _check_equivalence(records, folder)
     out = Folder(target)
     copied = 0
     for record in records:
         entry = run.entry(record.cell.slug)
-        if record.scale not in kept:
+        if record.scale not in keeps:
             raise LedgerError(
                 f"{folder.root}: its ledger has scale {record.scale!r}, the run has not; collect it again"
             )
-        keep = kept[record.scale]
+        keep = keeps[record.scale]
         if record.step == "attack":
             _copy_checked(record, "verdicts", folder.verdicts(entry, record.seed), out.verdicts(entry, record.seed))
         elif keep == "all" or (record.name in keep and record.seed == 0):
@@ -139,9 +158,27 @@ def export(run: Run, folder: Folder, target: Path) -> int:
             copied += 1
     for name in ("ledger.csv", "records.jsonl"):
         _copy(folder.root / name, target / name)
+    for path in (*(folder.root / name for name in EQUIVALENCE), folder.root.parent / EQUATIONS):
+        if path.exists():
+            _copy(path, target / path.name)
     with atomic(target / "config.json") as temporary:
         temporary.write_text(json.dumps(dict(run.config), indent=1, sort_keys=True) + "\n")
     return copied
+
+
+def _check_equivalence(records: list[Record], folder: Folder) -> None:
+    """Raises LedgerError where `equivalence.json` names other weights of a network than its training record."""
+    path = folder.root / EQUIVALENCE[-1]
+    if not path.exists():
+        return
+    trained = {(r.cell.slug, r.seed): r.inputs["weights"] for r in records if r.step == "train"}
+    for network in json.loads(path.read_text())["networks"]:
+        expected = trained.get((network["slug"], network["seed"]), "none")
+        if network["weights"] != expected:
+            raise LedgerError(
+                f"{path}: weights {network['weights'][:8]} of {network['cell']}@{network['scale']}, seed "
+                f"{network['seed']}; its record says {expected[:8]}; run `lat equivalence` again"
+            )
 
 
 def restore(run: Run, source: Path, folder: Folder) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from lat import studies, tables
+from lat import statements, studies, tables
 from lat.intervals import LEVEL
 from lat.ledger import LedgerError, Record, atomic, read_records
 from lat.measured import Ledger, Plan, read_ledger
@@ -52,7 +52,8 @@ def build_figures(plan: Plan, run: Path, folder: Path, root: Path = ROOT) -> dic
     records = read_records(run / "records.jsonl")
     for old in folder.glob("*.svg"):
         old.unlink()
-    return figures.write(ledger, records, plan, tables.labels_of(described), built, calibrated, folder)
+    names, compared = tables.labels_of(described), figures.equivalence.read(run, plan, records)[0]
+    return figures.write(ledger, records, plan, names, built, calibrated, compared, folder)
 
 
 def build(
@@ -75,6 +76,8 @@ def build(
     another one are counted as older. Raises LedgerError where the run's ledger or records are missing. The PDF's date
     is that of the last record, so equal inputs give equal bytes.
     """
+    from lat.figures import equivalence  # loads matplotlib
+
     ledger = read_ledger(run / "ledger.csv")
     records = read_records(run / "records.jsonl")
     folder = folder or output.parent / "build" / output.stem
@@ -97,6 +100,8 @@ def build(
             if table["id"] not in plan.config["tables"]["show"]
         ],
         "costs": tables.costs(ledger, plan, tables.labels_of(described)),
+        "equations": statements.read(run, root),
+        "equivalence": equivalence.summary(run, plan, records, sources),
         "studies": {name: _study(name, plan, described, root, (plans or {}).get(name)) for name in STUDIES},
         "figures": {"files": series["files"], "fig_1": series["fig_1"]},
         "claims": [_claim(claim) for claim in _yaml(root / plan.config["claims"])["claims"]],

@@ -18,6 +18,8 @@ PACKAGE = Path(__file__).resolve().parent
 ENTRIES: Mapping[str, tuple[str, ...]] = {
     "train": ("lat.training",),
     "attack": ("lat.evaluation",),
+    "equivalence": ("lat.equivalence",),
+    "verify": ("lat.proofs",),
 }
 REGISTRIES: Mapping[str, str] = {"lat.attacks": "ATTACKS", "lat.defences": "DEFENCES", "lat.models": "MODELS"}
 

@@ -104,7 +104,7 @@ def test_the_citation_has_what_the_format_requires() -> None:
 
 def test_ci_runs_the_readme_commands_here_and_there() -> None:
     script = (ROOT / ".ci/run").read_text(encoding="utf-8").splitlines()
-    assert [line for line in script if line.startswith("make ")] == ["make test", "make lint"]
+    assert [line for line in script if line.startswith("make ")] == ["make test", "make verify", "make lint"]
     assert "set -euo pipefail" in script
     jobs = load(".github/workflows/ci.yml")["jobs"]
     commands = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]

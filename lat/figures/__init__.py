@@ -10,7 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lat.figures import calibration, curves, dots, relu
+import pandas as pd
+
+from lat.figures import calibration, curves, dots, equivalence, relu
 from lat.ledger import Record, atomic
 from lat.measured import Ledger, Plan
 
@@ -25,12 +27,13 @@ def write(
     names: Mapping[str, str],
     built: Sequence[Mapping[str, Any]],
     calibrated: Mapping[str, Any] | None,
+    compared: pd.DataFrame | None,
     folder: Path,
 ) -> dict[str, Any]:
     """All figures of a run as SVG in `folder`, and their series as `figures.json`, which is also returned.
 
-    `names` maps cells to their labels, `built` are the built tables. The calibration
-    is left out where its study has no figures.
+    `names` maps cells to their labels, `built` are the built tables, `compared` the rows of `equivalence.csv`. The
+    calibration is left out where its study has no figures, and so are the comparisons where there are no rows.
     """
     series: dict[str, Any] = {
         "epsilon": curves.epsilon_series(ledger, plan, names),
@@ -52,6 +55,11 @@ def write(
     if calibrated is not None and any(entry["distance"] is not None for entry in calibrated["widths"]):
         labels = {column["key"]: column["label"] for table in built for column in table["columns"]}
         calibration.draw(calibrated, labels, folder / "calibration.svg")
+    if compared is not None and len(compared):
+        series["tightness"] = equivalence.tightness_series(compared)
+        series["cosine"] = equivalence.cosine_series(compared)
+        equivalence.draw_tightness(series["tightness"], folder / "tightness.svg")
+        equivalence.draw_cosines(series["cosine"], folder / "cosine.svg")
     series["files"] = sorted(path.name for path in folder.glob("*.svg"))
     with atomic(folder / "figures.json") as temporary:
         temporary.write_text(json.dumps(series, indent=1) + "\n")

@@ -93,6 +93,16 @@ def test_an_edit_of_an_attack_changes_the_attacks_digest_and_retrains_nothing(pa
     assert digest("train", LAYERWISE, package) == train
 
 
+def test_the_comparison_with_fgsm_depends_on_the_equations_and_on_no_attack_or_method(package: Path) -> None:
+    before = digest("equivalence", (), package)
+    for file in ("attacks/fgsm.py", "defences/layerwise.py", "training.py", "evaluation.py"):
+        path = package / file
+        path.write_text(path.read_text(encoding="utf-8") + "\n\nCHANGED = 1\n", encoding="utf-8")
+    assert digest("equivalence", (), package) == before
+    edit(package / "equations.py", "return ", "return 0 * ")
+    assert digest("equivalence", (), package) != before
+
+
 @pytest.mark.parametrize("file", ["attacks/cw_l2.py", "attacks/eot.py", "attacks/cw.py"])
 def test_an_attack_that_is_not_used_does_not_count(package: Path, file: str) -> None:
     before = digest("attack", ATTACKED, package)
@@ -191,6 +201,13 @@ model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
 x, y = torch.rand(4, 1, 8, 8), torch.arange(4)
 assert set(evaluation.evaluate(model, x, y, from_settings(settings), 0).verdicts) == {"fgsm", "pgd"}
 """
+EQUIVALENCE = """
+import torch
+from lat import equivalence
+model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
+x, y = torch.rand(4, 1, 2, 2), torch.tensor([0, 1, 0, 1])
+assert len(equivalence.measure(model, x, y, 2, 0.1, 0)) == 1 + 2 * 13
+"""
 OUTSIDE = "import sys; sys.stdout.write(' '.join(n for n in sys.modules if n.startswith('lat.')))"
 
 
@@ -236,6 +253,7 @@ def without_absent(text: str, present: set[str], mapping: str) -> str:
         ("train", PLAIN, TRAIN),
         ("train", ("4fc", "fgsm", "layerwise"), TRAIN),
         ("attack", ATTACKED, ATTACK),
+        ("equivalence", (), EQUIVALENCE),
     ],
 )
 def test_a_step_runs_with_the_modules_of_its_digest_alone(

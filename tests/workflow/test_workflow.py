@@ -221,6 +221,9 @@ def test_an_imported_run_is_finished_with_and_without_its_weights(project: Proje
     done = project.call("lat", "import", *run, "kept")
     assert done.returncode == 0, done.stderr
     assert project.planned() == {"collect": 1}
+    planned = Counter(re.findall(r"^(?:local)?rule (\w+):", project.snakemake("--dry-run", target="all"), re.MULTILINE))
+    assert planned["equivalence"] == 1, "of the weights that are kept, which came along"
+    assert planned["train"] == planned["attack"] == 0
     project.snakemake()
     assert (project.root / LEDGER).read_bytes() == ledger
     assert "Nothing to be done" in project.snakemake()
@@ -245,6 +248,13 @@ def test_the_report_is_made_and_made_again_only_where_something_changed(project:
     pdf = project.root / "reports/tiny.pdf"
     assert pdf.read_bytes().startswith(b"%PDF")
     assert "Nothing to be done" in project.snakemake(target="all")
+    content = json.loads((project.root / "reports/build/tiny/report.json").read_text(encoding="utf-8"))
+    rows = (project.root / "results/tiny/equivalence.csv").read_text(encoding="utf-8").splitlines()[1:]
+    assert {row.split(",")[1] for row in rows} == {"dnn"}, "its weights are kept"
+    assert content["equivalence"]["gap"] == "no network to show; left out: dnn@narrow, seed 0 (diverged)"
+    project.edit("lat/equivalence.py", "TOLERANCE = 1e-4", "TOLERANCE = 2e-4")
+    assert "rule equivalence:" in project.snakemake("--dry-run", target="all")
+    project.edit("lat/equivalence.py", "TOLERANCE = 2e-4", "TOLERANCE = 1e-4")
     before = project.stamps("weights", "verdicts")
     project.edit("config/claims.yaml", "paraphrase: ", "paraphrase:  ")
     again = project.snakemake(target="all")
@@ -254,6 +264,7 @@ def test_the_report_is_made_and_made_again_only_where_something_changed(project:
 
 
 def test_a_failed_cell_leaves_a_report_with_a_marked_gap(project: Project) -> None:
+    project.edit("config/tiny.yaml", "  - dnn\n", "  - dnn\n  - fc_4\n")
     project.edit("config/tiny_cells.tsv", "\tfc4\t", "\tfc9\t")
     done = project.call("snakemake", "--cores", "1", "--configfile", "config/tiny.yaml", "--", "all")
     assert done.returncode != 0
@@ -262,6 +273,9 @@ def test_a_failed_cell_leaves_a_report_with_a_marked_gap(project: Project) -> No
     lines = {line["cell"]: line for row in content["tables"][0]["rows"] for line in row["lines"]}
     assert lines["dnn"]["state"] != "gap"
     assert (lines["fc_4"]["state"], lines["fc_4"]["reason"]) == ("gap", "failed or unfinished")
+    command = "lat equivalence --config config/tiny.yaml"
+    expected = {"found": None, "gap": "equivalence.csv is missing", "command": command}
+    assert content["equivalence"] == expected, "the weights that failed are among those kept"
     assert "no layer of MLP" in "".join(
         path.read_text() for path in project.root.glob("results/tiny/logs/*fc9*train.log")
     )

@@ -3,7 +3,7 @@
 import json
 import sys
 
-from lat import collection, runs
+from lat import collection, runs, sources
 from lat.ledger import atomic
 
 RUN = runs.load(config)

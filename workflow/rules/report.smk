@@ -34,6 +34,7 @@ rule figures:
     """All figures of the run, and the series that they show."""
     input:
         rules.collect.output,
+        rules.equivalence.output,
         RUN.config["tables"]["file"],
     output:
         report(FOLDER.root / "figures/figures.json", caption="../report/figures.rst", category="Figures"),
@@ -49,6 +50,8 @@ rule report:
     """The PDF."""
     input:
         rules.collect.output,
+        rules.equivalence.output,
+        rules.verify.output,
         rules.figures.output,
         rules.tables.input,
         templates=sorted(str(path) for path in Path("reports").glob("*.typ")),
