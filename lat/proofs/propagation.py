@@ -253,6 +253,21 @@ def _attained(draw: Draw) -> Tensor:
     return holds
 
 
+def _certified(draw: Draw) -> Tensor:
+    """What the chain certifies, intervals certify; and no certified prediction changes at corners of the ball."""
+    model, channels = network(draw, nonnegative=False)
+    eps = draw(st.sampled_from([1e-3, 3e-3, 1e-2]))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32 - 1)))
+    x = torch.rand(8, channels, 8, 8, generator=generator, dtype=DTYPE)
+    y = model(x).argmax(1)
+    certified = bounds.certified(model, x, y, eps)
+    holds = at_most(bounds.certified_by_chain(model, x, y, eps).to(DTYPE), certified.to(DTYPE))
+    for _ in range(8):
+        corner = (x + eps * torch.sign(torch.rand(x.shape, generator=generator, dtype=DTYPE) - 0.5)).clamp(0, 1)
+        holds = holds & at_most(certified.to(DTYPE), (model(corner).argmax(1) == y).to(DTYPE))
+    return holds
+
+
 ARGUMENT = (
     "Let the operations of the network be numbered so that each comes after its inputs. _Claim_: for every operation and every {}. "
     "_Base_: the input, by the choice of {}. _Step_: the inputs of an operation satisfy the claim by hypothesis, and the "
@@ -297,6 +312,14 @@ NETWORKS = (
             ),
             Experiment(_bounded, share=0.2),
         ),
+    ),
+    Law(
+        id="7.certified",
+        role="instead",
+        statement='"chain" => "intervals" => "the prediction stays"',
+        domain="the same networks: what the chain certifies, interval bounds certify, and no certified prediction changes in the "
+        "ball (at random corners)",
+        evidence=(Experiment(_certified, share=0.2),),
     ),
 )
 

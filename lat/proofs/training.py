@@ -14,7 +14,7 @@ from lat.proofs.comparison import equal
 from lat.proofs.enumeration import Counterexample
 from lat.proofs.law import Law, anything, nonnegative, nonzero
 from lat.proofs.sampling import DTYPE, Draw, Experiment
-from lat.sites import Tap
+from lat.sites import PERTURBABLE, Tap
 
 CLASSES = 3
 Gradients = dict[str, Tensor]
@@ -131,7 +131,38 @@ def _detached(draw: Draw) -> Tensor:
     return equal(loss, other) & _same(gradients, others | {weight: others[weight] + case.missing(g)})
 
 
+def _injected(draw: Draw) -> Tensor:
+    """A layer of any kind that can be perturbed, at x + r, and the same with w r added to its output through a `Tap`."""
+    kind = draw(st.sampled_from(PERTURBABLE))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32 - 1)))
+    axes = [nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d].index(kind)
+    groups = draw(st.sampled_from([1, 2])) if axes else 1
+    if axes:
+        stride, padding, dilation = (draw(st.integers(low, 2)) for low in (1, 0, 1))
+        module = kind(2 * groups, 2 * groups, 2, stride=stride, padding=padding, dilation=dilation, groups=groups)
+    else:
+        module = kind(2, 3)
+    module = module.double()
+    with torch.no_grad():
+        for p in module.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator, dtype=DTYPE))
+        x, r = torch.randn(2, draw(st.integers(1, 3)), 2 * groups, *[4] * axes, generator=generator, dtype=DTYPE)
+        w = module.weight
+        change = eq.convolution_change(w, r, eq.Geometry.of(module)) if axes else eq.output_change(w, r)
+        with Tap({"layer": module}, lambda name, y: change):
+            tapped = module(x)
+        return equal(module(x + r), tapped)
+
+
 LAWS = (
+    Law(
+        id="5.injection",
+        role="step",
+        statement='"layer"(x + r) = "layer"(x) + W r',
+        domain="every kind of layer that can be perturbed (fully connected, convolutions of one to three axes), w r added to "
+        "its output by the hooks that training uses",
+        evidence=(Experiment(_injected),),
+    ),
     Law(
         id="5.training_attached",
         role="condition",

@@ -117,7 +117,9 @@ def copied(root: Path) -> Project:
     tiny = {"fgsm": attacks["fgsm"], "pgd": attacks["pgd"] | {"steps": 2}}
     (root / "config/tiny_attacks.yaml").write_text(yaml.safe_dump(tiny), encoding="utf-8")
     (root / "config/tiny.yaml").write_text(yaml.safe_dump(RUN_FILE), encoding="utf-8")
-    return Project(root)
+    project = Project(root)
+    project.edit("workflow/rules/verify.smk", "{LAT:q} verify ", "{LAT:q} verify --profile dev ")
+    return project
 
 
 @pytest.fixture(scope="module")
@@ -252,6 +254,7 @@ def test_the_report_is_made_and_made_again_only_where_something_changed(project:
     rows = (project.root / "results/tiny/equivalence.csv").read_text(encoding="utf-8").splitlines()[1:]
     assert {row.split(",")[1] for row in rows} == {"dnn"}, "its weights are kept"
     assert content["equivalence"]["gap"] == "no network to show; left out: dnn@narrow, seed 0 (diverged)"
+    assert content["equations"]["found"]["profile"] == "dev"
     project.edit("lat/equivalence.py", "TOLERANCE = 1e-4", "TOLERANCE = 2e-4")
     assert "rule equivalence:" in project.snakemake("--dry-run", target="all")
     project.edit("lat/equivalence.py", "TOLERANCE = 2e-4", "TOLERANCE = 1e-4")
@@ -261,6 +264,15 @@ def test_the_report_is_made_and_made_again_only_where_something_changed(project:
     assert "rule report:" in again
     assert "rule train:" not in again
     assert project.stamps("weights", "verdicts") == before
+
+
+def test_a_wrong_equation_fails_the_target_verify_and_leaves_no_document(project: Project) -> None:
+    project.edit("lat/equations.py", "return w.abs().sum(dim=1)", "return w.sum(dim=1)")
+    done = project.call("snakemake", "--cores", "1", "--configfile", "config/tiny.yaml", "--", "verify")
+    assert done.returncode != 0
+    assert not (project.root / "results/equations.json").exists()
+    log = (project.root / "results/logs/verify.log").read_text(encoding="utf-8")
+    assert "6.bound: contradicted, but proved is expected" in log
 
 
 def test_a_failed_cell_leaves_a_report_with_a_marked_gap(project: Project) -> None:
