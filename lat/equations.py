@@ -229,7 +229,6 @@ def convolution_closed_stack_radius(layers: Sequence[Convolution], size: Sequenc
     radius: Tensor | None = None
     for w, at in layers:
         radius = convolution_closed_radius(w, at, size, radius)
-        size = radius.shape[1:]
     if radius is None:
         raise ValueError("layers: none given; give at least one layer")
     return radius

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -34,3 +38,15 @@ def data_root(mirror: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
     data.prepare("mnist", root, str(mirror))
     return root
+
+
+@pytest.fixture(scope="session")
+def verified(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What `lat verify` finds of the equations, by a process of its own: under the type checks of the tests, to which
+    every call of an equation is subject, looking for counterexamples takes minutes.
+    """
+    output = tmp_path_factory.mktemp("verified") / "equations.json"
+    command = [sys.executable, "-m", "lat.cli", "verify", "--profile", "dev", "--output", str(output)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).resolve().parents[1])
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(output.read_text())

@@ -364,7 +364,7 @@ def test_what_bounds_cannot_pass_is_refused_by_name(model: nn.Module, complaint:
 @pytest.mark.parametrize(
     ("layer", "complaint"),
     [
-        (nn.Conv2d(2, 2, 3, padding_mode="circular"), "'0': padding_mode: 'circular' is not covered by eq. (8); use 'zeros'"),
+        (nn.Conv2d(2, 2, 3, padding_mode="circular"), "'0': padding_mode: 'circular' is not covered by eq. (8)"),
         (nn.Conv2d(2, 2, 2, padding="same"), "'0': padding: 'same' pads one side more than the other"),
         (nn.MaxPool2d(2, return_indices=True), "'0': return_indices gives two outputs"),
         (nn.AvgPool2d(2, divisor_override=-2), "'0': divisor_override is -2; bounds need a positive divisor"),
