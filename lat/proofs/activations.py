@@ -135,7 +135,7 @@ LAWS = (
         id="11.inequality",
         role="instead",
         statement='abs(w_2) op("ReLU")(z) >= op("ReLU")(abs(w_2) z)',
-        domain="all w₂ and z, equal exactly where the z_k with w₂ₖ ≠ 0 have no mixed signs",
+        domain="all w₂ and z, equal exactly where the zₖ with w₂ₖ ≠ 0 have no mixed signs",
         variables={"w_2": anything("o h"), "z": anything("n h")},
         holds=lambda c: (
             at_most(torch.relu(eq.output_change(c.w_2.abs(), c.z)), eq.relu_moved_outside(c.w_2.abs(), c.z))

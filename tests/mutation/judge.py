@@ -66,6 +66,7 @@ TESTS: Mapping[str, tuple[str, ...]] = {
     "linear_maps": (
         "tests/method/test_convolutional_sites.py",
         "tests/method/test_convolutional_contract.py",
+        "tests/method/test_linear_maps_edges.py",
         "tests/method/test_perturbation.py",
     ),
     "perturbation": (
