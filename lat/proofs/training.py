@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from lat import equations as eq
+from lat.linear_maps import linear_map
 from lat.proofs.comparison import equal
 from lat.proofs.enumeration import Counterexample
 from lat.proofs.law import Law, anything, nonnegative, nonzero
@@ -77,10 +78,7 @@ class Perturbed:
 
     def change(self) -> Tensor:
         """R = w r, with the layer's own weight: the attached form."""
-        w = self.module.weight
-        if isinstance(self.module, nn.Linear):
-            return eq.output_change(w, self.r)
-        return eq.convolution_change(w, self.r, eq.Geometry.of(self.module))
+        return linear_map(self.module, tuple(self.r.shape[1:])).change(self.r)
 
     def at_input(self) -> tuple[Tensor, Gradients]:
         """Loss and gradients where r is added to the layer's input."""
@@ -147,8 +145,7 @@ def _injected(draw: Draw) -> Tensor:
         for p in module.parameters():
             p.copy_(torch.randn(p.shape, generator=generator, dtype=DTYPE))
         x, r = torch.randn(2, draw(st.integers(1, 3)), 2 * groups, *[4] * axes, generator=generator, dtype=DTYPE)
-        w = module.weight
-        change = eq.convolution_change(w, r, eq.Geometry.of(module)) if axes else eq.output_change(w, r)
+        change = linear_map(module, tuple(r.shape[1:])).change(r)
         with Tap({"layer": module}, lambda name, y: change):
             tapped = module(x)
         return equal(module(x + r), tapped)
