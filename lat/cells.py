@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 LAWS = ("fixed", "normal", "abs_normal")
@@ -22,7 +22,14 @@ GRADIENTS = ("detached", "attached")
 SITES_OF_GRADIENT = ("output", "activation")
 RESETS = ("epoch", "once")
 SCHEDULES = ("steps", "constant", "cosine")
+AUGMENTATIONS = ("none", "flip_crop")
+PRECISIONS = ("float32", "bf16")
+COMPILATIONS = ("none", "default", "reduce-overhead")
 PARTS = ("train", "fit")
+
+ADDED_LATER: Mapping[str, bool] = {"added_later": True}
+"""Metadata of a field that the first cells had not: while it has its default it is left out of the JSON, so that the
+digests of those cells stay what they are."""
 
 
 class CellError(ValueError):
@@ -88,7 +95,10 @@ class Reading:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How the optimiser runs: SGD with momentum; `steps` divides the learning rate by ten at 50 % and at 75 %."""
+    """How the optimiser runs: SGD with momentum; `steps` divides the learning rate by ten at 50 % and at 75 %.
+
+    `augmentation` changes the training images: `flip_crop` mirrors half of them and shifts each by up to 4 pixels.
+    """
 
     epochs: int
     batch: int = 128
@@ -96,6 +106,7 @@ class Schedule:
     momentum: float = 0.9
     weight_decay: float = 1e-4
     schedule: str = "steps"
+    augmentation: str = field(default="none", metadata=ADDED_LATER)
 
     def __post_init__(self) -> None:
         for key in ("epochs", "batch"):
@@ -106,8 +117,27 @@ class Schedule:
         _positive("momentum", self.momentum, zero=True)
         _positive("weight_decay", self.weight_decay, zero=True)
         _one_of("schedule", self.schedule, SCHEDULES)
+        _one_of("augmentation", self.augmentation, AUGMENTATIONS)
         for key in ("lr", "momentum", "weight_decay"):
             object.__setattr__(self, key, float(getattr(self, key)))
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How training computes, which changes last bits: the defaults are the slow and exact ones, and run anywhere.
+
+    `precision` bf16 is autocast in the forward passes, the weights staying in float32. `channels_last` is the order of
+    images and convolutions in memory. `compile` is torch.compile's mode for the forward pass: `reduce-overhead` takes
+    CUDA graphs.
+    """
+
+    precision: str = "float32"
+    channels_last: bool = False
+    compile: str = "none"
+
+    def __post_init__(self) -> None:
+        _one_of("precision", self.precision, PRECISIONS)
+        _one_of("compile", self.compile, COMPILATIONS)
 
 
 @dataclass(frozen=True)
@@ -132,6 +162,7 @@ class Cell:
     schedule: Schedule
     train: int | None = None
     part: str = "train"
+    compute: Compute = field(default=Compute(), metadata=ADDED_LATER)
 
     def __post_init__(self) -> None:
         _positive("width", self.width)
@@ -147,6 +178,11 @@ class Cell:
             raise CellError(f"layers: {self.layers!r} need method 'layerwise', not {self.method!r}")
         if len(set(self.layers)) != len(self.layers):
             raise CellError(f"layers: {self.layers!r} names a layer twice")
+        if self.layerwise and self.compute.compile != "none":
+            raise CellError(
+                f"compile: {self.compute.compile!r} with method {self.method!r}: compiled code drops the hooks that "
+                "perturb the layers; use compile 'none'"
+            )
         if (self.input_law or self.mix) and not others:
             raise CellError(
                 f"input_law, mix: method {self.method!r} perturbs no inputs; leave {self.input_law} and {self.mix} out"
@@ -166,18 +202,20 @@ class Cell:
         return str(self.law or self.input_law or "")
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"layers": list(self.layers)}
+        """The cell as JSON; a field that was added later is left out while it has its default."""
+        return _fields_to_json(self)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Cell:
         """The cell that `to_json` wrote. Raises CellError for a key that is unknown or missing."""
-        known = {field.name for field in fields(cls)}
+        known = {entry.name for entry in fields(cls)}
+        needed = {entry.name for entry in fields(cls) if entry.metadata != ADDED_LATER}
         if unknown := sorted(set(values) - known):
             raise CellError(f"{unknown[0]}: a cell has no such field; it has {', '.join(sorted(known))}")
-        if missing := sorted(known - set(values)):
+        if missing := sorted(needed - set(values)):
             raise CellError(f"{missing[0]}: missing from the cell; give it")
-        nested = {"law": Law, "reading": Reading, "input_law": Law, "schedule": Schedule}
-        built = {key: kind(**values[key]) if values[key] is not None else None for key, kind in nested.items()}
+        nested = {"law": Law, "reading": Reading, "input_law": Law, "schedule": Schedule, "compute": Compute}
+        built = {key: kind(**values[key]) for key, kind in nested.items() if values.get(key) is not None}
         return cls(**{**values, **built, "layers": tuple(values["layers"])})
 
     @property
@@ -190,6 +228,18 @@ class Cell:
         """A readable file name: what the cell is, and eight digits of its digest."""
         layers = "-" + ".".join(self.layers) if self.layers else ""
         return f"{self.dataset}-{self.model}-w{self.width}-{self.method}{layers}-{self.digest[:8]}"
+
+
+def _fields_to_json(value: Any) -> dict[str, Any]:
+    """A dataclass's fields as JSON, but for those added later that have their default."""
+    found = {}
+    for entry in fields(value):
+        given = getattr(value, entry.name)
+        if entry.metadata == ADDED_LATER and given == entry.default:
+            continue
+        nested = is_dataclass(given)
+        found[entry.name] = _fields_to_json(given) if nested else list(given) if isinstance(given, tuple) else given
+    return found
 
 
 def digest_of(value: object) -> str:

@@ -12,19 +12,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lat import runs
 from lat.cells import (
+    ADDED_LATER,
+    AUGMENTATIONS,
+    COMPILATIONS,
     DRAWS,
     FORMS,
     GRADIENTS,
     LAWS,
     PAIRINGS,
     PARTS,
+    PRECISIONS,
     RESETS,
     SCHEDULES,
     SCOPES,
     SITES_OF_GRADIENT,
     Cell,
     CellError,
+    Compute,
     Law,
     Reading,
     Schedule,
@@ -54,8 +60,10 @@ schedules = st.fixed_dictionaries(
         "momentum": st.floats(0, 1),
         "weight_decay": st.floats(0, 1),
         "schedule": st.sampled_from(SCHEDULES),
-    }
+    },
+    optional={"augmentation": st.sampled_from(AUGMENTATIONS)},
 )
+computes = st.fixed_dictionaries({"precision": st.sampled_from(PRECISIONS), "channels_last": st.booleans()})
 
 
 @st.composite
@@ -76,6 +84,7 @@ def some_values(draw: st.DrawFn) -> dict[str, Any]:
         "schedule": draw(schedules),
         "train": draw(st.none() | st.integers(1, 60_000)),
         "part": draw(st.sampled_from(PARTS)),
+        "compute": draw(computes) | {"compile": "none" if layerwise else draw(st.sampled_from(COMPILATIONS))},
     }
 
 
@@ -107,7 +116,7 @@ def test_equal_cells_have_equal_digests_whatever_the_order_of_their_keys(
 ) -> None:
     cell = Cell.from_json(values)
     written = cell.to_json()
-    again = Cell.from_json({key: written[key] for key in order})
+    again = Cell.from_json({key: written[key] for key in order if key in written})
     assert again == cell
     assert again.digest == cell.digest
     assert again.slug == cell.slug
@@ -148,6 +157,7 @@ CHANGES: dict[str, Callable[[Cell], Cell]] = {
     "schedule": lambda cell: replace(cell, schedule=Schedule(epochs=3)),
     "train": lambda cell: replace(cell, train=100),
     "part": lambda cell: replace(cell, part="fit"),
+    "compute": lambda cell: replace(cell, compute=Compute("bf16")),
 }
 
 
@@ -193,10 +203,60 @@ def test_each_field_of_a_schedule_counts() -> None:
         "momentum": 0.0,
         "weight_decay": 0.0,
         "schedule": "cosine",
+        "augmentation": "flip_crop",
     }
     assert set(others) == {field.name for field in fields(Schedule)}
     for name, value in others.items():
         assert a_cell(schedule=replace(Schedule(epochs=2), **{name: value})).digest != a_cell().digest, name
+
+
+def test_each_field_of_compute_counts() -> None:
+    plain = a_cell(method="fgsm", layers=(), law=None, reading=None)
+    others: dict[str, Any] = {"precision": "bf16", "channels_last": True, "compile": "reduce-overhead"}
+    assert set(others) == {field.name for field in fields(Compute)}
+    found = {replace(plain, compute=Compute(**{name: value})).digest for name, value in others.items()}
+    assert len(found | {plain.digest}) == 4
+
+
+# Fields that the first cells had not
+
+LATER = {"augmentation": ("schedule", "flip_crop"), "compute": (None, Compute(channels_last=True))}
+
+
+def test_fields_added_later_are_known() -> None:
+    found = {entry.name for kind in (Cell, Schedule) for entry in fields(kind) if entry.metadata == ADDED_LATER}
+    assert found == set(LATER)
+
+
+def test_the_digests_of_the_first_cells_stay_what_they_are() -> None:
+    """Records, weights and verdicts of finished runs are found by them."""
+    found = {entry.cell.slug for entry in runs.load("config/mnist.yaml").entries}
+    assert found >= {
+        "mnist-4fc-w12-pgd-a045d12e",
+        "mnist-4fc-w256-layerwise-fc2.fc3-8c41d075",
+        "mnist-4fc-w12-standard-395fb916",
+    }
+
+
+@pytest.mark.parametrize("name", LATER)
+def test_a_field_added_later_is_left_out_of_the_json_while_it_has_its_default(name: str) -> None:
+    part, other = LATER[name]
+    plain = a_cell().to_json()
+    changed = a_cell(schedule=Schedule(epochs=2, augmentation=other)) if part else a_cell(compute=other)
+    written = changed.to_json()
+    assert name not in (plain[part] if part else plain)
+    assert name in (written[part] if part else written)
+    assert changed.digest != a_cell().digest
+    assert Cell.from_json(written) == changed
+
+
+def test_a_default_that_is_spelt_out_is_the_same_cell() -> None:
+    written = a_cell().to_json()
+    spelt = written | {
+        "schedule": written["schedule"] | {"augmentation": "none"},
+        "compute": {"precision": "float32", "channels_last": False, "compile": "none"},
+    }
+    assert Cell.from_json(spelt).digest == a_cell().digest
 
 
 # What cannot be
@@ -219,6 +279,10 @@ def test_each_field_of_a_schedule_counts() -> None:
         (lambda: Schedule(epochs=1, lr=0), "lr", "0", "above 0"),
         (lambda: Schedule(epochs=1, momentum=-1), "momentum", "-1", "at least 0"),
         (lambda: Schedule(epochs=1, schedule="linear"), "schedule", "'linear'", "steps, constant, cosine"),
+        (lambda: Schedule(epochs=1, augmentation="crop"), "augmentation", "'crop'", "none, flip_crop"),
+        (lambda: Compute(precision="fp16"), "precision", "'fp16'", "float32, bf16"),
+        (lambda: Compute(compile="max"), "compile", "'max'", "none, default, reduce-overhead"),
+        (lambda: a_cell(compute=Compute(compile="default")), "compile", "'fgsm+layerwise'", "use compile 'none'"),
         (lambda: a_cell(width=0), "width", "0", "above 0"),
         (lambda: a_cell(part="test"), "part", "'test'", "train, fit"),
         (lambda: a_cell(method="fgsm+pgd+layerwise"), "method", "'fgsm+pgd+layerwise'", "leave one out"),
@@ -239,7 +303,7 @@ def test_a_bad_value_is_named_with_its_key_and_its_mend(
     assert mend in str(raised.value)
 
 
-@pytest.mark.parametrize("key", [field.name for field in fields(Cell)])
+@pytest.mark.parametrize("key", [field.name for field in fields(Cell) if field.metadata != ADDED_LATER])
 def test_a_key_missing_from_a_cell_is_named(key: str) -> None:
     values = a_cell().to_json()
     del values[key]
