@@ -22,6 +22,9 @@ MENDABLE = (
     ("lat.data", "DataError"),
     ("lat.intervals", "IntervalError"),
     ("lat.sites", "SiteError"),
+    ("lat.checkpoints", "CheckpointError"),
+    ("lat.resumption", "ResumptionError"),
+    ("lat.training", "TrainingError"),
     ("lat.proofs", "LawError"),
     ("lat.equivalence", "EquivalenceError"),
     ("lat.attacks", "SettingError"),
@@ -75,7 +78,10 @@ def parser() -> argparse.ArgumentParser:
     add("prepare", prepare, "bring a dataset into canonical order, once").add_argument(
         "--dataset", help="another dataset than the run's"
     )
-    add("train", train, "train one cell from one seed", job=True)
+    sub = add("train", train, "train one cell from one seed, or go on where it was killed", job=True)
+    sub.add_argument(
+        "--checkpoint-minutes", type=float, default=5.0, metavar="M", help="keep the unfinished state so often"
+    )
     sub = add("attack", attack, "attack a trained cell, or a checkpoint of one's own (--weights)")
     sub.add_argument("--cell", help="name, name@scale or slug of a cell of the run")
     sub.add_argument("--seed", type=int, default=0)
@@ -135,6 +141,8 @@ def train(options: argparse.Namespace) -> int:
             folder.weights(entry, options.seed),
             folder.record(entry, options.seed, "train"),
             report,
+            checkpoint=folder.checkpoint(entry, options.seed),
+            every_s=60 * options.checkpoint_minutes,
         )
     _print_figures(record.figures)
     print(f"status {record.status}")

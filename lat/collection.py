@@ -33,6 +33,10 @@ class Folder:
     def verdicts(self, entry: Entry, seed: int) -> Path:
         return self.root / "verdicts" / entry.cell.slug / f"seed{seed}.npz"
 
+    def checkpoint(self, entry: Entry, seed: int) -> Path:
+        """The state of a training that is not finished; a finished one has none."""
+        return self.root / "checkpoints" / entry.cell.slug / f"seed{seed}.safetensors"
+
 
 def jobs(run: Run) -> Iterator[tuple[Entry, int, str]]:
     """Every (entry, seed, step) of a run."""

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from lat import attacks, data, evaluation, models, training
 from lat.cells import Cell, own_seed, seed_for
+from lat.checkpoints import EVERY_S, Checkpoint
 from lat.collection import Folder, jobs
 from lat.ledger import Figure, LedgerError, Record, atomic, read_records
 from lat.runs import Run
@@ -48,16 +49,35 @@ def prepare_torch() -> None:
 
 
 def train(
-    job: Job, weights: Path, record: Path, report: Callable[[training.Epoch], None] = lambda epoch: None
+    job: Job,
+    weights: Path,
+    record: Path,
+    report: Callable[[training.Epoch], None] = lambda epoch: None,
+    *,
+    checkpoint: Path | None = None,
+    every_s: float = EVERY_S,
 ) -> Record:
-    """Train the job's cell; writes the weights (safetensors) and then the record, each atomically."""
+    """Train the job's cell; writes the weights (safetensors) and then the record, each atomically.
+
+    Its unfinished state is kept in `checkpoint` every `every_s` seconds and gone on from where that is there; once the
+    record is written it is deleted.
+    """
     prepare_torch()
     started = time.perf_counter()
     train_set = data.load(job.cell.dataset, job.cell.part, job.data_root, job.cell.train)
     test_part = "test" if job.cell.part == "train" else "validation"
     test_set = data.load(job.cell.dataset, test_part, job.data_root)
-    tensors = data.tensors(train_set), data.tensors(test_set)
-    result = training.fit(job.cell, job.seed, *tensors, train_set.classes, report)
+    store = Checkpoint(checkpoint, checkpoint_identity(job, train_set.digest), every_s) if checkpoint else None
+    result = training.fit(
+        job.cell,
+        job.seed,
+        data.byte_tensors(train_set),
+        data.byte_tensors(test_set),
+        train_set.classes,
+        report,
+        levels=train_set.levels,
+        store=store,
+    )
     with atomic(weights) as temporary:
         safetensors.torch.save_file(contiguous(result.model.state_dict()), temporary)
     last = result.epochs[-1]
@@ -78,7 +98,14 @@ def train(
         curve=tuple(asdict(epoch) for epoch in result.epochs),
     )
     made.write(record)
+    if store:
+        store.remove()
     return made
+
+
+def checkpoint_identity(job: Job, data_digest: str) -> dict[str, Any]:
+    """What a checkpoint has to be of to be gone on from: this cell and seed, by this code, on this data."""
+    return {"cell": job.cell.digest, "seed": job.seed, "sources": job.sources, "data": data_digest}
 
 
 def attack(

@@ -4,26 +4,39 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from lat import defences, models
-from lat.cells import Cell, CellError, Schedule, shared_seed
+from lat.batches import Batches, as_floats
+from lat.cells import Cell, Compute, Schedule, shared_seed
+from lat.resumption import Epoch, State, Store, own_draws
+
+__all__ = ["Epoch", "Progress", "Training", "TrainingError", "accuracy", "fit", "has_diverged", "learning_rate"]
+
+PROGRESS_S = 2.0
+"""Seconds between two reports of a running epoch, at the least: each waits for the device."""
+
+
+class TrainingError(RuntimeError):
+    """A training that cannot go on as asked; the message says what to change."""
 
 
 @dataclass(frozen=True)
-class Epoch:
-    """One epoch's figures: the mean training loss, the accuracy on clean examples after it, and the learning rate
-    in it.
+class Progress:
+    """How far a running epoch is, counted from 1: `step` of its `steps` are done, with their mean training loss, at
+    `images_per_s` by the wall clock since the last report.
     """
 
     epoch: int
+    step: int
+    steps: int
     loss: float
-    clean_accuracy: float
-    lr: float
+    images_per_s: float
 
 
 @dataclass(frozen=True)
@@ -52,12 +65,16 @@ def learning_rate(schedule: Schedule, epoch: int) -> float:
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, x: Tensor, y: Tensor, batch: int = 1000) -> float:
-    """The fraction of images (n, C, H, W) that the model in eval mode classifies as y (n); the mode is restored."""
+def accuracy(model: nn.Module, x: Tensor, y: Tensor, batch: int = 1000, levels: int = 1) -> float:
+    """The fraction of images (n, C, H, W) that the model in eval mode classifies as y (n); the mode is restored.
+
+    Images are floats in [0, 1], or uint8 of which `levels` stands for 1.0.
+    """
     mode = model.training
     model.eval()
     try:
-        right = sum(int((model(a).argmax(1) == b).sum()) for a, b in zip(x.split(batch), y.split(batch), strict=True))
+        pairs = zip(x.split(batch), y.split(batch), strict=True)
+        right = sum(int((model(as_floats(a, levels)).argmax(1) == b).sum()) for a, b in pairs)
     finally:
         model.train(mode)
     return right / len(y)
@@ -76,55 +93,119 @@ def fit(
     test: tuple[Tensor, Tensor],
     classes: int,
     report: Callable[[Epoch], None] = lambda epoch: None,
+    *,
+    levels: int = 1,
+    store: Store | None = None,
+    progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Training:
-    """Train the network of `cell` from `seed` on images (n, C, H, W) in [0, 1] and labels (n); `report` hears of
-    each epoch.
+    """Train the network of `cell` from `seed` on images (n, C, H, W) and labels (n), on the device that they lie on.
 
-    The initial weights and the order of the batches depend on (dataset, model, width, seed) alone, so that all methods
-    share them; short last batches are dropped. Training stops where the loss is no longer finite. `test` only fills
-    the history.
+    Images are uint8, of which `levels` stands for 1.0, or floats in [0, 1]. The initial weights, the order of the
+    batches, their augmentation and the network's own random draws depend on (dataset, model, width, seed) alone, so
+    that all methods share them; short last batches are dropped. Training stops where the loss is no longer finite.
+    `test` only fills the history.
+
+    `report` hears of each epoch, `progress` of the running one at most every PROGRESS_S seconds. With a `store`, its
+    state is gone on from, after a report of each epoch in it, and kept again whenever it is due: a training that was
+    killed at any moment ends with the weights of one that was not, bit for bit.
+
+    Raises CellError where a batch is larger than the data, and TrainingError where the device's memory does not hold a
+    step, or where the store's state is of another type of device.
     """
-    x, y = train
-    plan = cell.schedule
-    steps = len(y) // plan.batch
-    if steps == 0:
-        raise CellError(f"batch: {plan.batch} images in a batch and {len(y)} to train on; lower batch")
+    plan, device = cell.schedule, train[0].device
+    batches = Batches(*train, levels, cell, seed)
     model = models.build(
-        cell.model, tuple(x.shape[1:]), classes, cell.width, shared_seed(cell, seed, "initialisation")
-    ).to(x.device)
-    defence = defences.build(model, cell, seed)
+        cell.model, tuple(train[0].shape[1:]), classes, cell.width, shared_seed(cell, seed, "initialisation")
+    ).to(device)
+    model.to(memory_format=batches.layout)  # type: ignore[call-overload]
+    defence = defences.build(compiled(model, cell.compute), cell, seed)
     optimizer = torch.optim.SGD(
         model.parameters(), lr=plan.lr, momentum=plan.momentum, weight_decay=plan.weight_decay, fused=True
     )
-    order = torch.Generator().manual_seed(shared_seed(cell, seed, "order"))
-    history: list[Epoch] = []
-    spent = 0.0
+    autocast = torch.autocast(device.type, torch.bfloat16) if cell.compute.precision == "bf16" else nullcontext()
+    state = State(model, optimizer, batches, defence, torch.zeros((), device=device))
+    pace = Pace(plan.batch)
 
-    for epoch in range(plan.epochs):
-        started = time.process_time()
-        lr = learning_rate(plan, epoch)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        total = torch.zeros((), device=x.device)
-        batches = torch.randperm(len(y), generator=order).to(x.device)[: steps * plan.batch].view(steps, plan.batch)
-        model.train()
-        defence.start_epoch(epoch)
+    with own_draws(shared_seed(cell, seed, "network"), device), naming_what_to_lower(cell, device):
+        if store is not None and (kept := store.kept()) is not None:
+            state.load_state_dict(kept)
+            del kept
+        for epoch in state.history:
+            report(epoch)
 
-        for index in batches:
-            images, labels = defence.examples(x[index], y[index])
-            loss = defence.loss(images, labels)
-            optimizer.zero_grad()
-            loss.backward()
-            defence.after_backward()
-            optimizer.step()
-            total += loss.detach()
+        while state.epoch < plan.epochs and not state.stopped:
+            started = time.process_time()
+            lr = learning_rate(plan, state.epoch)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            model.train()
+            if state.step == 0:
+                defence.start_epoch(state.epoch)
 
-        mean_loss = total.item() / steps
-        spent += time.process_time() - started
-        history.append(Epoch(epoch + 1, mean_loss, accuracy(model, *test), lr))
-        report(history[-1])
-        if not math.isfinite(mean_loss):
-            break
+            for images, labels in batches.epoch(state.step):
+                with autocast:
+                    images, labels = defence.examples(images, labels)
+                    loss = defence.loss(images, labels)
+                optimizer.zero_grad()
+                loss.backward()
+                defence.after_backward()
+                optimizer.step()
+                state.total += loss.detach()
+                state.step += 1
 
-    diverged = has_diverged(model, history[-1].loss, history[-1].clean_accuracy, classes)
-    return Training(model, tuple(history), diverged, defence.skipped, 1000 * spent / (len(history) * steps))
+                if store is not None and store.due():
+                    state.spent += time.process_time() - started
+                    store.keep(state.state_dict())
+                    started = time.process_time()
+                if pace.due():
+                    progress(pace.read(state, batches.steps))
+
+            state.spent += time.process_time() - started
+            state.end_epoch(
+                Epoch(state.epoch + 1, state.total.item() / batches.steps, accuracy(model, *test, levels=levels), lr)
+            )
+            report(state.history[-1])
+
+    last = state.history[-1]
+    diverged = has_diverged(model, last.loss, last.clean_accuracy, classes)
+    step_ms = 1000 * state.spent / (len(state.history) * batches.steps)
+    return Training(model, tuple(state.history), diverged, defence.skipped, step_ms)
+
+
+class Pace:
+    """When the running epoch is to be reported, and how fast training is."""
+
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
+        self._last = time.perf_counter()
+        self._steps = 0
+
+    def due(self) -> bool:
+        """Called once a step: whether PROGRESS_S seconds have passed since the last report."""
+        self._steps += 1
+        return time.perf_counter() - self._last >= PROGRESS_S
+
+    def read(self, state: State, steps: int) -> Progress:
+        """The progress of `state`, whose epochs have so many steps; the speed is that since the last time."""
+        loss = state.total.item() / state.step  # waits for the device, so that the steps counted are done
+        now = time.perf_counter()
+        speed = self._steps * self.batch / (now - self._last)
+        self._last, self._steps = now, 0
+        return Progress(state.epoch + 1, state.step, steps, loss, speed)
+
+
+def compiled(model: nn.Module, compute: Compute) -> nn.Module:
+    """The model as training runs it, compiled where asked; it is evaluated as it is, in batches of other sizes."""
+    return model if compute.compile == "none" else torch.compile(model, mode=compute.compile)  # type: ignore[return-value]
+
+
+@contextmanager
+def naming_what_to_lower(cell: Cell, device: torch.device) -> Iterator[None]:
+    """A block in which running out of the device's memory becomes a TrainingError that says what to change."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            f"batch: {cell.schedule.batch} images in a batch at width {cell.width} do not fit into the memory of "
+            f"{str(device)!r} ({error}); lower batch or width"
+        ) from error

@@ -22,7 +22,17 @@ FLOORS: dict[str, int] = {
         [
             ["cells", "types", "sources"],
             ["norms", "ledger", "intervals", "runs", "equations", "sites"],
-            ["data", "models", "linear_maps", "bounds", "measured", "collection"],
+            [
+                "data",
+                "models",
+                "linear_maps",
+                "bounds",
+                "measured",
+                "collection",
+                "batches",
+                "checkpoints",
+                "resumption",
+            ],
             ["proofs", "perturbation", "attacks", "defences"],
             ["training", "evaluation", "equivalence"],
             ["experiment"],

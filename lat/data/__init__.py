@@ -1,7 +1,8 @@
 """Datasets as uint8 arrays in canonical order, prepared once, and as tensors in [0, 1].
 
 ``prepare`` brings a dataset from its official host, from a mirror or from an installed package, checks its digests
-and stores it; ``load`` maps a part of it into memory; ``tensors`` turns that into what a network sees.
+and stores it; ``load`` maps a part of it into memory; ``tensors`` turns that into what a network sees, and
+``byte_tensors`` into a quarter of it, for training to convert batch by batch.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lat.data import prepared
-from lat.data.arrays import Arrays, DataError, tensors
+from lat.data.arrays import Arrays, DataError, byte_tensors, tensors
 from lat.data.cifar10 import CIFAR10
 from lat.data.cifar100 import CIFAR100
 from lat.data.dataset import Dataset
@@ -32,6 +33,7 @@ __all__ = [
     "Patience",
     "Prepared",
     "Unreachable",
+    "byte_tensors",
     "describe",
     "load",
     "prepare",

@@ -93,11 +93,20 @@ def joint_digest(parts: Digests) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
+def byte_tensors(arrays: Arrays, device: str | torch.device = "cpu") -> tuple[torch.Tensor, torch.Tensor]:
+    """Images as uint8 N x C x H x W, of which ``levels`` stands for 1.0, and labels as int64 N, on ``device``."""
+    import torch
+
+    images = torch.tensor(arrays.images, device=device)
+    images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
+    return images, torch.tensor(arrays.labels, device=device).to(torch.int64)
+
+
 def tensors(arrays: Arrays, device: str | torch.device = "cpu") -> tuple[torch.Tensor, torch.Tensor]:
     """Images as float32 N x C x H x W in [0, 1] (value / levels) and labels as int64 N, on ``device``."""
     import torch
 
-    images = torch.tensor(arrays.images, device=device)
-    images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2)
-    pixels = images.to(torch.float32, memory_format=torch.contiguous_format).div_(arrays.levels)
-    return pixels, torch.tensor(arrays.labels, device=device).to(torch.int64)
+    images, labels = byte_tensors(arrays, device)
+    # A divisor on the device: by a number of the host a GPU multiplies with its reciprocal, which rounds otherwise.
+    levels = torch.full((), arrays.levels, dtype=torch.float32, device=device)
+    return images.to(torch.float32).div_(levels), labels

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +43,21 @@ class Defence:
         """Batches that went unperturbed because they did not fit."""
         return 0
 
+    def state_dict(self) -> dict[str, Any]:
+        """What the method carries from step to step: mappings, tuples and lists of tensors, numbers, text and None.
+
+        Bytes (uint8) are states of generators; all other tensors lie on the model's device.
+        """
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict()`, bit for bit, on a device of the type that it was taken on."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lies."""
+        return next(self.model.parameters()).device
+
     def generator(self, purpose: str, device: torch.device) -> torch.Generator:
         """A generator of this method's own: its stream derives from (cell, seed, purpose)."""
         return torch.Generator(device).manual_seed(own_seed(self.cell, self.seed, purpose))
@@ -73,3 +89,21 @@ class Combined(Defence):
     @property
     def skipped(self) -> int:
         return sum(part.skipped for part in self.parts)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for part, values in zip(self.parts, state["parts"], strict=True):
+            part.load_state_dict(values)
+
+
+def placed(state: Any, device: torch.device) -> Any:
+    """A nested state with its tensors on `device`, but for bytes: the states of generators stay on the CPU."""
+    if isinstance(state, Tensor):
+        return state if state.dtype == torch.uint8 else state.to(device)
+    if isinstance(state, Mapping):
+        return {key: placed(value, device) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return type(state)(placed(value, device) for value in state)
+    return state

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from lat.cells import Cell, CellError
-from lat.defences.base import Defence
+from lat.defences.base import Defence, placed
 from lat.perturbation import draw_epsilon
 
 BOX = (0.0, 1.0)
@@ -47,6 +50,15 @@ class InputDefence(Defence):
         if self._generator is None:
             self._generator = self.generator("input epsilon", x.device)
         return self._generator
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"generator": None if self._generator is None else self._generator.get_state()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._generator = None
+        if state["generator"] is not None:
+            self._generator = self.generator("input epsilon", self.device)
+            self._generator.set_state(state["generator"])
 
     def gradient(self, x: Tensor, y: Tensor) -> Tensor:
         """dL/dx of the plain network, (n, C, H, W); the parameters' gradients are left as they are."""
@@ -98,6 +110,14 @@ class FgsmPrevious(InputDefence):
     @property
     def skipped(self) -> int:
         return self._skipped
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"signs": self._signs, "skipped": self._skipped}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._signs = placed(state["signs"], self.device)
+        self._skipped = state["skipped"]
 
 
 class Noise(InputDefence):

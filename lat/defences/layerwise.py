@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from lat.cells import Cell, CellError, own_seed
-from lat.defences.base import Defence
+from lat.defences.base import Defence, placed
 from lat.perturbation import LayerwiseAdversary
 
 
@@ -42,3 +45,12 @@ class Layerwise(Defence):
     @property
     def skipped(self) -> int:
         return self.adversary.skipped
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"adversary": self.adversary.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        adversary = placed(state["adversary"], self.device)
+        if adversary["device"] is not None:  # a GPU may have another number here
+            adversary["device"] = str(self.device)
+        self.adversary.load_state_dict(adversary)
