@@ -146,3 +146,20 @@ def test_every_command_has_a_line_of_help(capsys: pytest.CaptureFixture[str]) ->
     out = capsys.readouterr().out
     for name in ("prepare", "train", "attack", "collect", "export", "import", "report", "compare"):
         assert f"\n    {name} " in out
+
+
+def test_training_keeps_its_state_beside_the_results_while_it_is_not_finished(
+    place: Path, digits_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, entry = Folder(tmp_path / "small"), load(place / "run.json").entry("dnn")
+    path = folder.checkpoint(entry, 0)
+    assert path == tmp_path / "small/checkpoints" / entry.cell.slug / "seed0.safetensors"
+    path.parent.mkdir(parents=True)
+    path.write_text("no checkpoint")
+    words = ["train", "--config", str(place / "run.json"), "--results", str(tmp_path), "--data", str(digits_root)]
+    assert cli.main([*words, "--cell", "dnn", "--checkpoint-minutes", "0"]) == 0
+    assert "set aside as seed0.damaged-1.safetensors" in capsys.readouterr().err
+    assert [p.name for p in path.parent.iterdir()] == ["seed0.damaged-1.safetensors"]
+    assert folder.record(entry, 0, "train").exists()
+    assert cli.main([*words, "--cell", "dnn", "--checkpoint-minutes", "-1"]) == 2
+    assert capsys.readouterr().err == "lat train: checkpoint interval: -60.0 s must be at least 0\n"

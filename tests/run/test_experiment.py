@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from small_run import scale, small_run
 
-from lat import evaluation, experiment
+from lat import evaluation, experiment, training
 from lat.cells import Schedule
 from lat.collection import Folder, collect, export, jobs
 from lat.experiment import Job
@@ -189,3 +189,56 @@ def test_a_checkpoint_that_is_not_the_networks_is_named(
         torch.save({"model": Path("a")}, path)  # an object that only an unsafe load would build
     with pytest.raises(LedgerError, match=f"{path.name}: "):
         experiment.attack_checkpoint(path, ("4fc", width), "digits", "test", run.attacks, digits_root, 0)
+
+
+# Going on
+
+
+class Interrupted(Exception):
+    """Stands in for a signal."""
+
+
+def interrupted(job: Job, folder: Folder, entry: Entry) -> Path:
+    """The checkpoint of a training that ends after its first epoch; nothing else of it is there."""
+    path = folder.checkpoint(entry, 0)
+
+    def report(epoch: training.Epoch) -> None:
+        raise Interrupted
+
+    weights, record = folder.weights(entry, 0), folder.record(entry, 0, "train")
+    with pytest.raises(Interrupted):
+        experiment.train(job, weights, record, report, checkpoint=path, every_s=0)
+    assert [p for p in folder.root.rglob("*") if p.is_file()] == [path]
+    return path
+
+
+@pytest.mark.parametrize("other", ["nothing", "seed", "sources", "cell", "data"])
+def test_a_training_goes_on_from_its_own_checkpoint_and_from_no_other(
+    run: Run, done: Folder, tmp_path: Path, digits_root: Path, other: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entry, folder = run.entry("dnn"), Folder(tmp_path)
+    job = Job(entry.cell, 0, entry.name, entry.scale, run.sources(entry, "train"), digits_root)
+    changed = {
+        "nothing": job,
+        "seed": replace(job, seed=1),
+        "sources": replace(job, sources="0" * 64),
+        "cell": replace(job, cell=replace(entry.cell, width=31)),
+        "data": replace(job, cell=replace(entry.cell, train=700)),
+    }
+    path = interrupted(changed[other], folder, entry)
+    told: list[int] = []
+    weights, record = folder.weights(entry, 0), folder.record(entry, 0, "train")
+    made = experiment.train(job, weights, record, lambda e: told.append(e.epoch), checkpoint=path)
+    assert weights.read_bytes() == done.weights(entry, 0).read_bytes()
+    assert made.curve == Record.read(done.record(entry, 0, "train")).curve
+    assert told == [1, 2]
+    aside = [p.name for p in path.parent.iterdir()]
+    assert aside == ([] if other == "nothing" else ["seed0.other-1.safetensors"])
+    assert (other in capsys.readouterr().err) == (other != "nothing")
+
+
+def test_what_says_which_training_a_checkpoint_is_of(run: Run, digits_root: Path) -> None:
+    entry = run.entry("dnn")
+    job = Job(entry.cell, 4, entry.name, entry.scale, "s", digits_root)
+    asked = {"cell": entry.cell.digest, "seed": 4, "sources": "s", "data": "d"}
+    assert experiment.checkpoint_identity(job, "d") == asked
