@@ -23,7 +23,7 @@ PROGRESS_S = 2.0
 
 
 class TrainingError(RuntimeError):
-    """A training that cannot go on as asked; the message says what to change."""
+    """A training that does not fit into the device's memory; the message says what to lower."""
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,8 @@ def fit(
     state is gone on from, after a report of each epoch in it, and kept again whenever it is due: a training that was
     killed at any moment ends with the weights of one that was not, bit for bit.
 
-    Raises CellError where a batch is larger than the data, and TrainingError where the device's memory does not hold a
-    step, or where the store's state is of another type of device.
+    Raises CellError where a batch is larger than the data, TrainingError where the device's memory does not hold a
+    step, and ResumptionError where the store's state is of another type of device.
     """
     plan, device = cell.schedule, train[0].device
     batches = Batches(*train, levels, cell, seed)
