@@ -27,9 +27,10 @@ PRECISIONS = ("float32", "bf16")
 COMPILATIONS = ("none", "default", "reduce-overhead")
 PARTS = ("train", "fit")
 
-ADDED_LATER: Mapping[str, bool] = {"added_later": True}
-"""Metadata of a field that the first cells had not: while it has its default it is left out of the JSON, so that the
-digests of those cells stay what they are."""
+
+ADDED = {"added": True}
+"""Marks a field that cells did not have from the start: the JSON leaves it out while it has its default, so that cells
+which were there before keep their identity."""
 
 
 class CellError(ValueError):
@@ -106,7 +107,7 @@ class Schedule:
     momentum: float = 0.9
     weight_decay: float = 1e-4
     schedule: str = "steps"
-    augmentation: str = field(default="none", metadata=ADDED_LATER)
+    augmentation: str = field(default="none", metadata=ADDED)
 
     def __post_init__(self) -> None:
         for key in ("epochs", "batch"):
@@ -162,7 +163,7 @@ class Cell:
     schedule: Schedule
     train: int | None = None
     part: str = "train"
-    compute: Compute = field(default=Compute(), metadata=ADDED_LATER)
+    compute: Compute = field(default=Compute(), metadata=ADDED)
 
     def __post_init__(self) -> None:
         _positive("width", self.width)
@@ -202,16 +203,15 @@ class Cell:
         return str(self.law or self.input_law or "")
 
     def to_json(self) -> dict[str, Any]:
-        """The cell as JSON; a field that was added later is left out while it has its default."""
-        return _fields_to_json(self)
+        return _written(self) | {"layers": list(self.layers)}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Cell:
         """The cell that `to_json` wrote. Raises CellError for a key that is unknown or missing."""
-        known = {entry.name for entry in fields(cls)}
-        needed = {entry.name for entry in fields(cls) if entry.metadata != ADDED_LATER}
+        known = {field.name for field in fields(cls)}
         if unknown := sorted(set(values) - known):
             raise CellError(f"{unknown[0]}: a cell has no such field; it has {', '.join(sorted(known))}")
+        needed = {field.name for field in fields(cls) if not field.metadata.get("added")}
         if missing := sorted(needed - set(values)):
             raise CellError(f"{missing[0]}: missing from the cell; give it")
         nested = {"law": Law, "reading": Reading, "input_law": Law, "schedule": Schedule, "compute": Compute}
@@ -230,16 +230,13 @@ class Cell:
         return f"{self.dataset}-{self.model}-w{self.width}-{self.method}{layers}-{self.digest[:8]}"
 
 
-def _fields_to_json(value: Any) -> dict[str, Any]:
-    """A dataclass's fields as JSON, but for those added later that have their default."""
-    found = {}
-    for entry in fields(value):
-        given = getattr(value, entry.name)
-        if entry.metadata == ADDED_LATER and given == entry.default:
-            continue
-        nested = is_dataclass(given)
-        found[entry.name] = _fields_to_json(given) if nested else list(given) if isinstance(given, tuple) else given
-    return found
+def _written(value: Any) -> Any:
+    """A dataclass as JSON, without the fields that were added later and have their defaults."""
+    if not is_dataclass(value) or isinstance(value, type):
+        return value
+    found = {entry.name: getattr(value, entry.name) for entry in fields(value)}
+    left_out = {e.name for e in fields(value) if e.metadata.get("added") and found[e.name] == e.default}
+    return {name: _written(entry) for name, entry in found.items() if name not in left_out}
 
 
 def digest_of(value: object) -> str:
