@@ -23,6 +23,8 @@ SITES_OF_GRADIENT = ("output", "activation")
 RESETS = ("epoch", "once")
 SCHEDULES = ("steps", "constant", "cosine")
 PARTS = ("train", "fit")
+FULLY_CONNECTED = ("4fc", "4fc_input_counted")
+"""The networks that are chains of fully connected layers: those that `lat equivalence` looks into."""
 
 
 class CellError(ValueError):

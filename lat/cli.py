@@ -72,8 +72,8 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument("--seed", type=int, default=0)
         return sub
 
-    add("prepare", prepare, "bring a dataset into canonical order, once").add_argument(
-        "--dataset", help="another dataset than the run's"
+    add("prepare", prepare, "bring the run's datasets into canonical order, once").add_argument(
+        "--dataset", help="one dataset instead, of the run or not"
     )
     add("train", train, "train one cell from one seed", job=True)
     sub = add("attack", attack, "attack a trained cell, or a checkpoint of one's own (--weights)")
@@ -110,8 +110,8 @@ def prepare(options: argparse.Namespace) -> int:
     from lat import data
 
     run = _run(options)
-    folder = data.prepare(options.dataset or run.config["dataset"], options.data, run.config["mirror"])
-    print(folder)
+    for dataset in [options.dataset] if options.dataset else run.datasets:
+        print(data.prepare(dataset, options.data, run.config["mirror"]))
     return 0
 
 
@@ -201,14 +201,21 @@ def equivalence(options: argparse.Namespace) -> int:
     from functools import partial
 
     from lat import collection, data, equivalence, experiment, sources
+    from lat.runs import RunError
 
     run = _run(options)
     folder = _folder(options, run)
     experiment.prepare_torch()
-    dataset = run.config["dataset"]
-    images = data.load(dataset, run.part, options.data)
+    kept = collection.kept(run, folder)
+    datasets = list(dict.fromkeys(entry.cell.dataset for entry, _ in kept)) or [run.config["dataset"]]
+    if len(datasets) > 1:
+        raise RunError(
+            f"keep: fully connected networks of {' and '.join(datasets)}; keep those of one dataset, which are compared"
+        )
+    dataset = datasets[0]
+    images = data.load(dataset, run.part, options.data, run.images)
     networks = []
-    for entry, seed in collection.kept(run, folder):
+    for entry, seed in kept:
         path, network = folder.weights(entry, seed), (entry.cell.model, entry.cell.width)
         if options.gaps and not path.is_file():
             print(f"missing: {entry.name}@{entry.scale}, seed {seed}")
@@ -268,7 +275,8 @@ def restore(options: argparse.Namespace) -> int:
     from lat import collection, data
 
     run = _run(options)
-    data.prepare(run.config["dataset"], options.data, run.config["mirror"])
+    for dataset in run.datasets:
+        data.prepare(dataset, options.data, run.config["mirror"])
     put, left = collection.restore(run, options.source, _folder(options, run))
     print(f"{put} records put back; {left} that the run does not ask for left out")
     if not options.check:
@@ -289,7 +297,7 @@ def table(options: argparse.Namespace) -> int:
     run, name = _run(options), options.table
     folder = _folder(options, run)
     place = folder.root / "tables" / name
-    collection.collect(run, folder, place, only=run.cells_of(name))
+    collection.collect(run, folder, place, only=run.entries_of(name))
     print(report.build_table(Plan.of(run), place, name, place))
     return 0
 
@@ -356,7 +364,7 @@ def _job(options: argparse.Namespace, run: Run, entry: Entry, step: str) -> Job:
 
     if not 0 <= options.seed < entry.seeds:
         raise RunError(f"seed: {options.seed} of cell {entry.name!r}; {entry.scale!r} has seeds 0 to {entry.seeds - 1}")
-    return Job(entry.cell, options.seed, entry.name, entry.scale, run.sources(entry, step), options.data)
+    return Job(entry.cell, options.seed, entry.name, entry.scale, run.sources(entry, step), options.data, run.images)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,9 @@ VERSIONED = ("lat", "torch", "numpy", "scikit-learn", "safetensors")
 
 @dataclass(frozen=True)
 class Job:
-    """One (cell, seed) of a run: what both steps are told. `data_root` holds the prepared datasets."""
+    """One (cell, seed) of a run: what both steps are told. `data_root` holds the prepared datasets; `images` of the
+    evaluated part are looked at, None: all.
+    """
 
     cell: Cell
     seed: int
@@ -39,6 +41,12 @@ class Job:
     scale: str
     sources: str
     data_root: Path
+    images: int | None = None
+
+    @property
+    def looked_at(self) -> dict[str, Any]:
+        """The part of a record's settings that says how many images were looked at; empty for all."""
+        return {} if self.images is None else {"images": self.images}
 
 
 def prepare_torch() -> None:
@@ -55,7 +63,7 @@ def train(
     started = time.perf_counter()
     train_set = data.load(job.cell.dataset, job.cell.part, job.data_root, job.cell.train)
     test_part = "test" if job.cell.part == "train" else "validation"
-    test_set = data.load(job.cell.dataset, test_part, job.data_root)
+    test_set = data.load(job.cell.dataset, test_part, job.data_root, job.images)
     tensors = data.tensors(train_set), data.tensors(test_set)
     result = training.fit(job.cell, job.seed, *tensors, train_set.classes, report)
     with atomic(weights) as temporary:
@@ -72,7 +80,7 @@ def train(
         "train",
         diverged=result.diverged,
         figures=figures,
-        settings={},
+        settings=job.looked_at,
         inputs={"data": train_set.digest, "weights": file_digest(weights)},
         started=started,
         curve=tuple(asdict(epoch) for epoch in result.epochs),
@@ -91,7 +99,7 @@ def attack(
     """
     prepare_torch()
     started = time.perf_counter()
-    images = data.load(job.cell.dataset, part, job.data_root)
+    images = data.load(job.cell.dataset, part, job.data_root, job.images)
     model = load_weights((job.cell.model, job.cell.width), weights, images.shape, images.classes)
     x, y = data.tensors(images)
     found = evaluation.evaluate(model, x, y, attacks.from_settings(settings), own_seed(job.cell, job.seed, "attacks"))
@@ -102,7 +110,7 @@ def attack(
         "attack",
         diverged=not found.finite or training.has_diverged(model, 0.0, clean, images.classes),
         figures=(Figure("clean_accuracy", clean, n=len(found.clean)), *attack_figures(found)),
-        settings={"part": part, "attacks": settings},
+        settings=job.looked_at | {"part": part, "attacks": settings},
         inputs={"data": images.digest, "weights": file_digest(weights), "verdicts": file_digest(verdicts)},
         started=started,
     )
@@ -174,7 +182,9 @@ def rederive(run: Run, source: Path, data_root: Path, count: int) -> Iterator[tu
     with tempfile.TemporaryDirectory() as name:
         for old in chosen:
             entry, folder = run.entry(old.cell.slug), Folder(Path(name))
-            job = Job(entry.cell, old.seed, entry.name, entry.scale, run.sources(entry, old.step), data_root)
+            job = Job(
+                entry.cell, old.seed, entry.name, entry.scale, run.sources(entry, old.step), data_root, run.images
+            )
             path = folder.record(entry, old.seed, old.step)
             weights = folder.weights(entry, old.seed)
             if old.step == "train":

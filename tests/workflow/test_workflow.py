@@ -36,7 +36,15 @@ RUN_FILE = {
     "grid": "config/tiny_cells.tsv",
     "attacks": {"file": "config/tiny_attacks.yaml", "names": ["fgsm", "pgd"]},
     "scales": [
-        {"name": "narrow", "model": "4fc", "width": 4, "epochs": 1, "seeds": 1, "cells": "all", "keep": ["dnn"]},
+        {
+            "name": "narrow",
+            "model": "4fc",
+            "width": 4,
+            "epochs": 1,
+            "seeds": 1,
+            "cells": ["dnn", "fc_4"],
+            "keep": ["dnn"],
+        },
     ],
     "variants": [],
     "tables": {"file": "config/tables.yaml", "show": ["table_2"]},

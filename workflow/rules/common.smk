@@ -51,10 +51,14 @@ def job_files(entries, *steps):
     return [FOLDER.record(entry, seed, step) for entry in entries for seed in range(entry.seeds) for step in steps]
 
 
-def entries_of_tables(*tables):
-    """The entries that stand in the given tables of the paper, each once."""
-    rows = RUN.cells_of(*tables)
-    return [entry for entry in RUN.entries if entry.base in rows]
+def prepared(dataset):
+    """The file that says that a dataset is prepared."""
+    return f"data/{dataset}/prepared.json"
+
+
+def data_of(wildcards):
+    """The prepared data of a cell."""
+    return prepared(RUN.entry(wildcards.slug).cell.dataset)
 
 
 def weights_unless_kept(wildcards):
