@@ -33,7 +33,7 @@ def run(tmp_path: Path, made: Callable[..., Any], written: Callable[..., Plan]) 
 
 def test_epsilon_series_start_at_clean_accuracy_and_follow_the_radii(run: tuple[Path, Plan]) -> None:
     ledger = read_ledger(run[0] / "ledger.csv")
-    series = {(s["scale"], s["cell"]): s for s in curves.epsilon_series(ledger, run[1], {"dnn": "DNN"})}
+    series = {(s["scale"], s["cell"]): s for s in curves.epsilon_series(ledger, run[1], {("calibrated", "dnn"): "DNN"})}
     found = series["calibrated", "dnn"]
     assert [point[0] for point in found["points"]] == [0.0, 0.05, 0.1, 0.2]
     frame = ledger.frame

@@ -243,6 +243,7 @@ def test_a_cell_that_fails_leaves_a_ledger_with_a_gap(project: Project) -> None:
     lines = (project.root / "config/tiny_cells.tsv").read_text(encoding="utf-8").splitlines(keepends=True)
     broken = lines[-1].replace("fc_4\t", "fc_9\t", 1).replace("\tfc4\t", "\tfc9\t", 1)
     (project.root / "config/tiny_cells.tsv").write_text("".join([*lines, broken]), encoding="utf-8")
+    project.edit("config/tiny.yaml", "  - fc_4\n", "  - fc_4\n  - fc_9\n")
     done = project.call("snakemake", "--cores", "1", "--configfile", "config/tiny.yaml", "--", LEDGER)
     assert done.returncode != 0
     assert project.epsilons().keys() == {"dnn", "fc_4"}
@@ -284,7 +285,7 @@ def test_a_wrong_equation_fails_the_target_verify_and_leaves_no_document(project
 
 
 def test_a_failed_cell_leaves_a_report_with_a_marked_gap(project: Project) -> None:
-    project.edit("config/tiny.yaml", "  - dnn\n", "  - dnn\n  - fc_4\n")
+    project.edit("config/tiny.yaml", "keep:\n  - dnn\n", "keep:\n  - dnn\n  - fc_4\n")
     project.edit("config/tiny_cells.tsv", "\tfc4\t", "\tfc9\t")
     done = project.call("snakemake", "--cores", "1", "--configfile", "config/tiny.yaml", "--", "all")
     assert done.returncode != 0
