@@ -25,7 +25,11 @@ from lat.measured import Ledger, Plan, read_ledger
 ROOT = Path(__file__).resolve().parents[1]
 TEMPLATES = "reports"
 NEVER_JUDGED = ("digits",)  # datasets that show the pipeline; a run marked as smoke is not judged on any
-STUDIES = ("calibration", "readings", "sensitivity")
+STUDIES = ("calibration", "calibration_cnn", "readings", "sensitivity")
+CALIBRATED = {
+    "calibration": "table_2",
+    "calibration_cnn": "table_5",
+}  # the tables whose first row a study calibrates on
 
 
 def build_table(plan: Plan, run: Path, name: str, folder: Path, root: Path = ROOT) -> Path:
@@ -102,7 +106,11 @@ def build(
         "costs": tables.costs(ledger, plan, tables.labels_of(described, plan)),
         "equations": statements.read(run, root),
         "equivalence": equivalence.summary(run, plan, records, sources),
-        "studies": {name: _study(name, plan, described, root, (plans or {}).get(name)) for name in STUDIES},
+        "studies": {
+            name: _study(name, plan, described, root, (plans or {}).get(name))
+            for name in STUDIES
+            if name in plan.config["studies"] or name not in CALIBRATED
+        },
         "figures": {"files": series["files"], "fig_1": series["fig_1"]},
         "claims": [_claim(claim) for claim in _yaml(root / plan.config["claims"])["claims"]],
         "assumptions": _yaml(root / plan.config["assumptions"])["assumptions"],
@@ -215,8 +223,8 @@ def _study(name: str, plan: Plan, described: Iterable[dict[str, Any]], root: Pat
         return {"found": None, "gap": where, "command": command}
     ledger = read_ledger(path)
     found: dict[str, Any]
-    if name == "calibration":
-        undefended = tables.named_table(described, "table_2")["rows"][0]
+    if name in CALIBRATED:
+        undefended = tables.named_table(described, CALIBRATED[name])["rows"][0]
         found = studies.calibration(ledger, undefended["reported"])
     elif name == "readings":
         found = studies.readings(ledger, own)

@@ -162,7 +162,7 @@ def make_run(
         "tables": {"file": "config/tables.yaml", "show": ["table_1", "table_2", "table_3", "table_4"]},
         "claims": "config/claims.yaml",
         "assumptions": "config/assumptions.yaml",
-        "studies": {},
+        "studies": {"calibration": "nowhere", "calibration_cnn": "nowhere"},
     }
     entries = [
         Entry(cell, scale, cell_of(cell, width, epochs, dataset), seeds)

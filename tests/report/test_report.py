@@ -63,8 +63,8 @@ def test_every_section_is_there_in_order(built: tuple[Path, Plan]) -> None:
 
     found = placed(built[0] / "build/out", "heading.where(level: 1)")
     assert [plain(heading["body"]).split()[0] for heading in found] == [
-        "What", "The", "The", "How", "Calibration", "The", "Sensitivity", "Accuracy", "Training", "The", "Claims",
-        "Assumptions", "Tables", "Provenance",
+        "What", "The", "The", "How", "Calibration", "Calibration", "The", "Sensitivity", "Accuracy", "Training", "The",
+        "Claims", "Assumptions", "Tables", "Provenance",
     ]  # fmt: skip
 
 
@@ -180,11 +180,13 @@ def test_the_studies_are_read_from_the_ledgers_that_the_run_names(
     reading_plan = written(made(cells=names, scales=[("wide", 256, 1)]), root / "study/readings")
     changed = ("dnn", "fc_4", "dnn batch=64", "fc_4 batch=64")
     written(made(cells=changed, scales=[("calibrated", 10, 2)]), root / "study/sensitivity")
+    written(made(cells=("dnn",), scales=[("max_1", 1, 2)]), root / "study/calibration_cnn")
     config = {**built[1].config, "studies": {name: f"study/{name}" for name in report.STUDIES}}
     plan = Plan(built[1].name, config, built[1].scales, built[1].slugs)
     report.build(plan, built[0], tmp_path / "out.pdf", plans={"readings": reading_plan}, root=root)
     found = content(tmp_path)["studies"]
     assert [entry["width"] for entry in found["calibration"]["found"]["widths"]] == [8, 10]
+    assert found["calibration_cnn"]["found"]["reported_text"]["clean"] == "97.94", "the undefended row of Table V"
     assert found["readings"]["found"]["groups"][0]["winner"].startswith("fc_34 law=")
     rows = {row["id"]: row for row in found["sensitivity"]["found"]["alternatives"]}
     assert rows["batch_64"]["cells"]["fc_4"]["state"] == "ok"
