@@ -213,7 +213,7 @@ def equivalence(options: argparse.Namespace) -> int:
             f"keep: fully connected networks of {' and '.join(datasets)}; keep those of one dataset, which are compared"
         )
     dataset = datasets[0]
-    images = data.load(dataset, run.part, options.data, run.images)
+    images = data.load(dataset, run.part, options.data, run.images(kept[0][0]) if kept else None)
     networks = []
     for entry, seed in kept:
         path, network = folder.weights(entry, seed), (entry.cell.model, entry.cell.width)
@@ -364,7 +364,9 @@ def _job(options: argparse.Namespace, run: Run, entry: Entry, step: str) -> Job:
 
     if not 0 <= options.seed < entry.seeds:
         raise RunError(f"seed: {options.seed} of cell {entry.name!r}; {entry.scale!r} has seeds 0 to {entry.seeds - 1}")
-    return Job(entry.cell, options.seed, entry.name, entry.scale, run.sources(entry, step), options.data, run.images)
+    return Job(
+        entry.cell, options.seed, entry.name, entry.scale, run.sources(entry, step), options.data, run.images(entry)
+    )
 
 
 if __name__ == "__main__":

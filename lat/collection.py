@@ -82,8 +82,8 @@ def checked(run: Run, job: tuple[Entry, int, str], path: Path) -> Record:
         )
     if missing := [key for key in INPUTS[step] if key not in record.inputs]:
         raise LedgerError(f"{path}: no digest of its {missing[0]}; {mend}")
-    if record.settings != run.settings(step):
-        raise LedgerError(f"{path}: settings {record.settings}; {run.settings(step)} are asked for; {mend}")
+    if record.settings != run.settings(entry, step):
+        raise LedgerError(f"{path}: settings {record.settings}; {run.settings(entry, step)} are asked for; {mend}")
     expected = run.sources(entry, step)
     if not record.imported and record.sources != expected:
         raise LedgerError(
@@ -197,7 +197,7 @@ def restore(run: Run, source: Path, folder: Folder) -> tuple[int, int]:
     put = left = 0
     for record in read_records(source / "records.jsonl"):
         entry = wanted.get((record.cell.slug, record.seed, record.step))
-        if entry is None or record.settings != run.settings(record.step):
+        if entry is None or record.settings != run.settings(entry, record.step):
             left += 1
             continue
         path = folder.record(entry, record.seed, record.step)

@@ -183,7 +183,13 @@ def rederive(run: Run, source: Path, data_root: Path, count: int) -> Iterator[tu
         for old in chosen:
             entry, folder = run.entry(old.cell.slug), Folder(Path(name))
             job = Job(
-                entry.cell, old.seed, entry.name, entry.scale, run.sources(entry, old.step), data_root, run.images
+                entry.cell,
+                old.seed,
+                entry.name,
+                entry.scale,
+                run.sources(entry, old.step),
+                data_root,
+                run.images(entry),
             )
             path = folder.record(entry, old.seed, old.step)
             weights = folder.weights(entry, old.seed)

@@ -87,10 +87,10 @@ class Run:
         """The datasets of the run's cells, each once."""
         return tuple(dict.fromkeys(entry.cell.dataset for entry in self.entries))
 
-    @property
-    def images(self) -> int | None:
-        """How many images of the part are looked at, a stratified draw; None: all."""
-        return self.config.get("images")
+    def images(self, entry: Entry) -> int | None:
+        """How many images of the part an entry is looked at on, a stratified draw; None: all."""
+        scale = next(scale for scale in self.config["scales"] if scale["name"] == entry.scale)
+        return scale.get("images", self.config.get("images"))
 
     def entries_of(self, *tables: str) -> list[Entry]:
         """The entries that stand in the given tables of the paper, in any reading, at the scales that belong there."""
@@ -128,11 +128,12 @@ class Run:
         """The present code's digest by (slug, step)."""
         return {(e.cell.slug, step): self.sources(e, step) for e in self.entries for step in sources.ENTRIES}
 
-    def settings(self, step: str) -> dict[str, Any]:
+    def settings(self, entry: Entry, step: str) -> dict[str, Any]:
         """What decides a step's result beside the cell and the code: for attacks, the part and every attack's settings;
         for both, how many images are looked at where it is not all of them.
         """
-        images = {} if self.images is None else {"images": self.images}
+        count = self.images(entry)
+        images = {} if count is None else {"images": count}
         return images | ({"part": self.part, "attacks": dict(self.attacks)} if step == "attack" else {})
 
 

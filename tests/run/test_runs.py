@@ -203,10 +203,15 @@ def test_a_scale_may_say_dataset_images_and_schedule_for_itself() -> None:
 
 
 def test_how_many_images_are_looked_at_decides_both_steps_and_is_left_out_where_it_is_all() -> None:
-    assert small_run().settings("train") == {} and "images" not in small_run().settings("attack")
-    assert small_run(images=None).settings("train") == {}
-    few = small_run(images=16)
-    assert few.settings("train") == {"images": 16} and few.settings("attack")["images"] == 16
+    def settings(step: str, **changes: Any) -> dict[str, Any]:
+        run = small_run(**changes)
+        return run.settings(run.entry("dnn"), step)
+
+    assert settings("train") == {} and "images" not in settings("attack")
+    assert settings("train", images=None) == {}
+    assert settings("train", images=16) == {"images": 16} and settings("attack", images=16)["images"] == 16
+    assert settings("train", images=16, scales=[scale(images=20)]) == {"images": 20}
+    assert settings("train", images=16, scales=[scale(images=None)]) == {}
 
 
 # What does not fit

@@ -12,6 +12,6 @@ rule attack:
         FOLDER.root / "benchmarks/{slug}.seed{seed}.attack.tsv"
     params:
         sources=lambda wildcards: RUN.sources(RUN.entry(wildcards.slug), "attack"),
-        settings=json.dumps(RUN.settings("attack"), sort_keys=True),
+        settings=lambda wildcards: json.dumps(RUN.settings(RUN.entry(wildcards.slug), "attack"), sort_keys=True),
     shell:
         "{LAT:q} attack --config {CONFIG} --cell {wildcards.slug} --seed {wildcards.seed} > {log} 2>&1"

@@ -32,9 +32,9 @@ _keep_current(
     ASKED,
     {
         "config": config,
-        "attack": RUN.settings("attack"),
+        "attacks": RUN.attacks,
         "cells": [
-            [e.name, e.scale, e.cell.slug, e.seeds, RUN.sources(e, "train"), RUN.sources(e, "attack")]
+            [e.name, e.scale, e.cell.slug, e.seeds, RUN.sources(e, "train"), RUN.sources(e, "attack"), RUN.images(e)]
             for e in RUN.entries
         ],
     },
