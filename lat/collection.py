@@ -34,6 +34,9 @@ class Folder:
     def verdicts(self, entry: Entry, seed: int) -> Path:
         return self.root / "verdicts" / entry.cell.slug / f"seed{seed}.npz"
 
+    def heartbeat(self, entry: Entry, seed: int, step: str) -> Path:
+        return self.root / "heartbeats" / record_path(entry.cell, seed, step)
+
 
 def jobs(run: Run) -> Iterator[tuple[Entry, int, str]]:
     """Every (entry, seed, step) of a run."""

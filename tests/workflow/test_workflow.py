@@ -153,6 +153,16 @@ def test_a_second_run_does_nothing_also_after_an_edit_of_words(project: Project)
     assert "Nothing to be done" in project.snakemake()
 
 
+def test_a_job_that_computes_counts_as_a_gpu_only_where_it_would_take_one(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for device, count in (("cpu", "0"), ("cuda", "1")):
+        monkeypatch.setenv("LAT_DEVICE", device)
+        plan = project.snakemake("--dry-run", "--forceall")
+        counted = re.findall(r"^(?:local)?rule (\w+):\n(?:    .*\n)*?    resources:.*\bgpu=(\d+)", plan, re.MULTILINE)
+        assert Counter(counted) == {("train", count): 2, ("attack", count): 2}
+
+
 def test_a_changed_row_trains_and_attacks_that_cell_alone_and_nothing_stale_stays(project: Project) -> None:
     ledger = (project.root / LEDGER).read_bytes()
     before = project.stamps("records", "weights", "verdicts")

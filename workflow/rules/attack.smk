@@ -10,6 +10,8 @@ rule attack:
         FOLDER.root / "logs/{slug}.seed{seed}.attack.log",
     benchmark:
         FOLDER.root / "benchmarks/{slug}.seed{seed}.attack.tsv"
+    resources:
+        gpu=GPU,
     params:
         sources=lambda wildcards: RUN.sources(RUN.entry(wildcards.slug), "attack"),
         settings=lambda wildcards: json.dumps(RUN.settings(RUN.entry(wildcards.slug), "attack"), sort_keys=True),

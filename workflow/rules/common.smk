@@ -3,13 +3,17 @@
 import json
 import sys
 
-from lat import collection, runs, sources
+from lat import collection, devices, runs, sources
 from lat.ledger import atomic
 
 RUN = runs.load(config)
 FOLDER = collection.Folder(Path("results") / RUN.name)
 REPORT = f"reports/{RUN.name}.pdf"
 LAT = Path(sys.executable).with_name("lat")
+
+# A job that computes counts as one of `--resources gpu=N`, but only where it would take a GPU: on a machine without one
+# that would be a limit to N jobs. It counts only: which GPU a job gets, its lease says (lat/devices.py).
+GPU = int(devices.expected(devices.requested()))
 
 
 def _keep_current(path, values):

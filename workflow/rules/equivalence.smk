@@ -16,6 +16,8 @@ rule equivalence:
         FOLDER.root / "logs/equivalence.log",
     benchmark:
         FOLDER.root / "benchmarks/equivalence.tsv"
+    resources:
+        gpu=GPU,
     params:
         sources=sources.digest("equivalence", ()),
         part=RUN.part,

@@ -9,6 +9,8 @@ rule train:
         FOLDER.root / "logs/{slug}.seed{seed}.train.log",
     benchmark:
         FOLDER.root / "benchmarks/{slug}.seed{seed}.train.tsv"
+    resources:
+        gpu=GPU,
     params:
         sources=lambda wildcards: RUN.sources(RUN.entry(wildcards.slug), "train"),
     shell:
