@@ -47,7 +47,8 @@ class WideResNet(nn.Module):
         blocks, rest = divmod(depth - 4, 6)
         if rest or blocks < 1:
             raise ValueError(f"depth: {depth} is not 6 n + 4 for n blocks a group; use 10, 16, 22, 28, …")
-        self.conv1 = convolution(shape[0], STEM, 3)
+        channels, height, across = shape
+        self.conv1 = convolution(channels, STEM, 3)
         channels = STEM
         for group in (1, 2, 3):
             filters = STEM * width * 2 ** (group - 1)
@@ -58,7 +59,8 @@ class WideResNet(nn.Module):
             self.add_module(f"group{group}", members)
         self.bn = nn.BatchNorm2d(channels)
         self.relu = nn.ReLU()
-        self.pool = nn.AdaptiveAvgPool2d(1)
+        # The mean of the whole image; AdaptiveAvgPool2d(1) has no deterministic gradient on a GPU.
+        self.pool = nn.AvgPool2d((-(-height // 4), -(-across // 4)))
         self.flatten = nn.Flatten()
         self.fc1 = nn.Linear(channels, classes)
         nn.init.zeros_(self.fc1.bias)
