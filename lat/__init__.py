@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lat.cells import Cell, CellError, Law, Reading, Schedule
 
 if TYPE_CHECKING:
+    from lat.models.layer_sets import layer_set
     from lat.perturbation import AbsNormal, Fixed, LayerwiseAdversary, Normal, PerturbationError
     from lat.sites import SiteError
 
@@ -28,6 +29,7 @@ __all__ = [
     "Reading",
     "Schedule",
     "SiteError",
+    "layer_set",
 ]
 
 _LAZY = {
@@ -37,6 +39,7 @@ _LAZY = {
     "Normal": "lat.perturbation",
     "PerturbationError": "lat.perturbation",
     "SiteError": "lat.sites",
+    "layer_set": "lat.models.layer_sets",
 }
 
 

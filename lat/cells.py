@@ -26,6 +26,8 @@ AUGMENTATIONS = ("none", "flip_crop")
 PRECISIONS = ("float32", "bf16")
 COMPILATIONS = ("none", "default", "reduce-overhead")
 PARTS = ("train", "fit")
+FULLY_CONNECTED = ("4fc", "4fc_input_counted")
+"""The networks that are chains of fully connected layers: those that `lat equivalence` looks into."""
 
 
 ADDED = {"added": True}

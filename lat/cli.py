@@ -5,16 +5,19 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from lat import devices
 
 if TYPE_CHECKING:
     from lat.collection import Folder
     from lat.experiment import Job
     from lat.ledger import Figure
     from lat.runs import Entry, Run
-    from lat.training import Epoch
 
 Command = Callable[[argparse.Namespace], int]
 # The mendable errors of modules that only some commands load.
@@ -27,6 +30,7 @@ MENDABLE = (
     ("lat.training", "TrainingError"),
     ("lat.proofs", "LawError"),
     ("lat.equivalence", "EquivalenceError"),
+    ("lat.evaluation", "EvaluationError"),
     ("lat.attacks", "SettingError"),
     ("lat.tables", "TableError"),
 )
@@ -49,7 +53,7 @@ def _mendable() -> tuple[type[Exception], ...]:
     from lat.ledger import LedgerError
     from lat.runs import RunError
 
-    found: list[type[Exception]] = [CellError, LedgerError, RunError]
+    found: list[type[Exception]] = [CellError, LedgerError, RunError, devices.DeviceError]
     for module, name in MENDABLE:
         if module in sys.modules:
             found.append(getattr(sys.modules[module], name))
@@ -62,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
     subcommands = top.add_subparsers(dest="name", required=True, metavar="command")
 
     def add(
-        name: str, command: Command, summary: str, *, run: bool = True, job: bool = False
+        name: str, command: Command, summary: str, *, run: bool = True, job: bool = False, device: bool = False
     ) -> argparse.ArgumentParser:
         sub = subcommands.add_parser(name, help=summary, description=summary)
         sub.set_defaults(command=command)
@@ -73,16 +77,21 @@ def parser() -> argparse.ArgumentParser:
         if job:
             sub.add_argument("--cell", required=True, help="name, name@scale or slug of a cell of the run")
             sub.add_argument("--seed", type=int, default=0)
+        if device:
+            choice = "auto (a free GPU, else the CPU), cpu, cuda or cuda:K; default: LAT_DEVICE, or auto"
+            sub.add_argument("--device", default=devices.requested(), help=choice)
+            sharing = "share a GPU with other jobs that may (or LAT_SHARE_GPU=1)"
+            sub.add_argument("--share-gpu", action="store_true", default=devices.shared(), help=sharing)
         return sub
 
-    add("prepare", prepare, "bring a dataset into canonical order, once").add_argument(
-        "--dataset", help="another dataset than the run's"
+    add("prepare", prepare, "bring the run's datasets into canonical order, once").add_argument(
+        "--dataset", help="one dataset instead, of the run or not"
     )
-    sub = add("train", train, "train one cell from one seed, or go on where it was killed", job=True)
+    sub = add("train", train, "train one cell from one seed, or go on where it was killed", job=True, device=True)
     sub.add_argument(
         "--checkpoint-minutes", type=float, default=5.0, metavar="M", help="keep the unfinished state so often"
     )
-    sub = add("attack", attack, "attack a trained cell, or a checkpoint of one's own (--weights)")
+    sub = add("attack", attack, "attack a trained cell, or a checkpoint of one's own (--weights)", device=True)
     sub.add_argument("--cell", help="name, name@scale or slug of a cell of the run")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--weights", type=Path, help="weights of a network of lat.models: safetensors or a torch file")
@@ -91,8 +100,13 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--dataset", help="with --weights: what it classifies")
     sub = add("collect", collect, "merge the run's records into its ledger")
     sub.add_argument("--gaps", action="store_true", help="go on where records are missing, and name them")
-    sub = add("equivalence", equivalence, "compare R with FGSM's true changes, on the weights that the run keeps")
+    sub = add(
+        "equivalence", equivalence, "compare R with FGSM's true changes, on the weights that the run keeps", device=True
+    )
     sub.add_argument("--gaps", action="store_true", help="go on where weights are missing, and name them")
+    sub = add("status", status, "what of the run is done, running, waiting or failed")
+    sub.add_argument("--watch", action="store_true", help="again every two seconds, until interrupted")
+    sub.add_argument("--json", action="store_true", help="one JSON object, described in lat/status.py")
     sub = add("verify", verify, "prove, test or refute every equation, and compare with what is expected", run=False)
     sub.add_argument("--profile", default="ci", help="dev, ci or thorough: how much is tried")
     sub.add_argument("--output", type=Path, default=Path("results/equations.json"))
@@ -116,8 +130,8 @@ def prepare(options: argparse.Namespace) -> int:
     from lat import data
 
     run = _run(options)
-    folder = data.prepare(options.dataset or run.config["dataset"], options.data, run.config["mirror"])
-    print(folder)
+    for dataset in [options.dataset] if options.dataset else run.datasets:
+        print(data.prepare(dataset, options.data, run.config["mirror"]))
     return 0
 
 
@@ -125,19 +139,12 @@ def train(options: argparse.Namespace) -> int:
     run = _run(options)
     entry, folder = run.entry(options.cell), _folder(options, run)
     job = _job(options, run, entry, "train")
-    from tqdm import tqdm
+    from lat import bars, experiment
 
-    from lat import experiment
-
-    epochs = entry.cell.schedule.epochs
-    with tqdm(total=epochs, unit="epoch", disable=None, desc=f"{entry.name}@{entry.scale}") as bar:
-
-        def report(epoch: Epoch) -> None:
-            bar.update()
-            bar.set_postfix(loss=f"{epoch.loss:.4f}", clean=f"{epoch.clean_accuracy:.4f}")
-
+    label, epochs = f"{entry.name}@{entry.scale}", entry.cell.schedule.epochs
+    with _leased(options, f"train {label}, seed {options.seed}") as device, bars.of_epochs(epochs, label) as report:
         record = experiment.train(
-            job,
+            replace(job, device=device),
             folder.weights(entry, options.seed),
             folder.record(entry, options.seed, "train"),
             report,
@@ -162,16 +169,19 @@ def attack(options: argparse.Namespace) -> int:
 
 def _attack_cell(options: argparse.Namespace, run: Run) -> int:
     entry, folder = run.entry(options.cell), _folder(options, run)
-    from lat import experiment
+    from lat import bars, experiment
 
-    record = experiment.attack(
-        _job(options, run, entry, "attack"),
-        run.attacks,
-        run.part,
-        folder.weights(entry, options.seed),
-        folder.record(entry, options.seed, "attack"),
-        folder.verdicts(entry, options.seed),
-    )
+    job, what = _job(options, run, entry, "attack"), f"attack {entry.name}@{entry.scale}, seed {options.seed}"
+    with _leased(options, what) as device, bars.of_attacks() as report:
+        record = experiment.attack(
+            replace(job, device=device),
+            run.attacks,
+            run.part,
+            folder.weights(entry, options.seed),
+            folder.record(entry, options.seed, "attack"),
+            folder.verdicts(entry, options.seed),
+            report,
+        )
     _print_figures(record.figures)
     print(f"status {record.status}")
     return 0
@@ -183,14 +193,24 @@ def _attack_checkpoint(options: argparse.Namespace, run: Run) -> int:
     for key in ("model", "width", "dataset"):
         if getattr(options, key) is None:
             raise RunError(f"{key}: missing; --weights needs --model, --width and --dataset")
-    from lat import data, experiment
+    from lat import bars, data, experiment
 
     data.prepare(options.dataset, options.data, run.config["mirror"])
     network = (options.model, options.width)
-    figures = experiment.attack_checkpoint(
-        options.weights, network, options.dataset, run.part, run.attacks, options.data, options.seed
-    )
+    with _leased(options, f"attack {options.weights.name}") as device, bars.of_attacks() as report:
+        figures = experiment.attack_checkpoint(
+            options.weights, network, options.dataset, run.part, run.attacks, options.data, options.seed, device, report
+        )
     _print_figures(figures)
+    return 0
+
+
+def status(options: argparse.Namespace) -> int:
+    from lat import status
+
+    run = _run(options)
+    show = status.watch if options.watch else status.show
+    show(run, _folder(options, run), as_json=options.json)
     return 0
 
 
@@ -206,28 +226,41 @@ def collect(options: argparse.Namespace) -> int:
 
 
 def equivalence(options: argparse.Namespace) -> int:
+    run = _run(options)
+    with _leased(options, f"equivalence of {run.name}") as device:
+        return _equivalence(options, run, device)
+
+
+def _equivalence(options: argparse.Namespace, run: Run, device: str) -> int:
     from functools import partial
 
-    from lat import collection, data, equivalence, experiment, sources
+    from lat import bars, collection, data, equivalence, experiment, sources
+    from lat.runs import RunError
 
-    run = _run(options)
     folder = _folder(options, run)
-    experiment.prepare_torch()
-    dataset = run.config["dataset"]
-    images = data.load(dataset, run.part, options.data)
+    experiment.prepare_torch(device)
+    kept = collection.kept(run, folder)
+    datasets = list(dict.fromkeys(entry.cell.dataset for entry, _ in kept)) or [run.config["dataset"]]
+    if len(datasets) > 1:
+        raise RunError(
+            f"keep: fully connected networks of {' and '.join(datasets)}; keep those of one dataset, which are compared"
+        )
+    dataset = datasets[0]
+    images = data.load(dataset, run.part, options.data, run.images(kept[0][0]) if kept else None)
     networks = []
-    for entry, seed in collection.kept(run, folder):
+    for entry, seed in kept:
         path, network = folder.weights(entry, seed), (entry.cell.model, entry.cell.width)
         if options.gaps and not path.is_file():
             print(f"missing: {entry.name}@{entry.scale}, seed {seed}")
             continue
-        load = partial(experiment.load_weights, network, path, images.shape, images.classes)
+        load = partial(experiment.load_weights, network, path, images.shape, images.classes, device)
         batch = entry.cell.schedule.batch
         networks.append(equivalence.Network(entry.scale, entry.name, entry.cell.slug, seed, batch, path, load))
     order = equivalence.order_seed(dataset, run.part, len(images.labels))
-    rows, measured = equivalence.measure_all(
-        networks, data.tensors(images), order, lambda n: print(f"{n.cell}@{n.scale}, seed {n.seed}", flush=True)
-    )
+    with bars.of_lines(len(networks), "network") as say:
+        rows, measured = equivalence.measure_all(
+            networks, data.tensors(images, device), order, lambda n: say(f"{n.cell}@{n.scale}, seed {n.seed}")
+        )
     origin = {
         "part": run.part,
         "images": len(images.labels),
@@ -243,15 +276,12 @@ def equivalence(options: argparse.Namespace) -> int:
 def verify(options: argparse.Namespace) -> int:
     import json
 
-    from lat import proofs
+    from lat import bars, proofs
     from lat.ledger import atomic
 
     profile, expected = proofs.profile(options.profile), proofs.expected()
-
-    def show(entry: Mapping[str, Any]) -> None:
-        print(f"{entry['id']:<24} {entry['status']}", flush=True)
-
-    document = proofs.verify(proofs.LAWS, profile, show)
+    with bars.of_lines(len(proofs.LAWS), "law") as say:
+        document = proofs.verify(proofs.LAWS, profile, lambda entry: say(f"{entry['id']:<24} {entry['status']}"))
     proofs.complain(document, "equations", str(options.output))
     with atomic(options.output) as temporary:
         temporary.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
@@ -276,7 +306,8 @@ def restore(options: argparse.Namespace) -> int:
     from lat import collection, data
 
     run = _run(options)
-    data.prepare(run.config["dataset"], options.data, run.config["mirror"])
+    for dataset in run.datasets:
+        data.prepare(dataset, options.data, run.config["mirror"])
     put, left = collection.restore(run, options.source, _folder(options, run))
     print(f"{put} records put back; {left} that the run does not ask for left out")
     if not options.check:
@@ -297,7 +328,7 @@ def table(options: argparse.Namespace) -> int:
     run, name = _run(options), options.table
     folder = _folder(options, run)
     place = folder.root / "tables" / name
-    collection.collect(run, folder, place, only=run.cells_of(name))
+    collection.collect(run, folder, place, only=run.entries_of(name))
     print(report.build_table(Plan.of(run), place, name, place))
     return 0
 
@@ -364,7 +395,13 @@ def _job(options: argparse.Namespace, run: Run, entry: Entry, step: str) -> Job:
 
     if not 0 <= options.seed < entry.seeds:
         raise RunError(f"seed: {options.seed} of cell {entry.name!r}; {entry.scale!r} has seeds 0 to {entry.seeds - 1}")
-    return Job(entry.cell, options.seed, entry.name, entry.scale, run.sources(entry, step), options.data)
+    sources, heartbeat = run.sources(entry, step), _folder(options, run).heartbeat(entry, options.seed, step)
+    job = Job(entry.cell, options.seed, entry.name, entry.scale, sources, options.data, run.images(entry))
+    return replace(job, heartbeat=heartbeat)
+
+
+def _leased(options: argparse.Namespace, what: str) -> AbstractContextManager[str]:
+    return devices.lease(options.device, f"lat {what}", share=options.share_gpu)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from lat.cells import FULLY_CONNECTED
 from lat.ledger import STEPS, LedgerError, Record, atomic, read_records, record_path, write_ledger
 from lat.runs import Entry, Run
 
@@ -37,6 +38,9 @@ class Folder:
         """The state of a training that is not finished; a finished one has none."""
         return self.root / "checkpoints" / entry.cell.slug / f"seed{seed}.safetensors"
 
+    def heartbeat(self, entry: Entry, seed: int, step: str) -> Path:
+        return self.root / "heartbeats" / record_path(entry.cell, seed, step)
+
 
 def jobs(run: Run) -> Iterator[tuple[Entry, int, str]]:
     """Every (entry, seed, step) of a run."""
@@ -47,11 +51,11 @@ def jobs(run: Run) -> Iterator[tuple[Entry, int, str]]:
 
 
 def collect(
-    run: Run, folder: Folder, target: Path, *, only: Collection[str] | None = None, gaps: bool = False
+    run: Run, folder: Folder, target: Path, *, only: Collection[Entry] | None = None, gaps: bool = False
 ) -> list[tuple[Entry, int, str]]:
     """Merge the run's records into `ledger.csv` and `records.jsonl` in `target`; returns what is missing.
 
-    `only` names the grid rows whose entries are merged, None all.
+    `only` holds the entries that are merged, None all.
 
     Raises LedgerError naming the file, what was found and what the run asks for where a record is of other settings,
     of other code (unless it was imported) or of other weights than the training record's; and, unless `gaps`, for a
@@ -59,7 +63,7 @@ def collect(
     """
     records, missing = [], []
     for entry, seed, step in jobs(run):
-        if only is not None and entry.base not in only:
+        if only is not None and entry not in only:
             continue
         path = folder.record(entry, seed, step)
         if gaps and not (path.exists() and folder.record(entry, seed, "train").exists()):
@@ -85,8 +89,8 @@ def checked(run: Run, job: tuple[Entry, int, str], path: Path) -> Record:
         )
     if missing := [key for key in INPUTS[step] if key not in record.inputs]:
         raise LedgerError(f"{path}: no digest of its {missing[0]}; {mend}")
-    if record.settings != run.settings(step):
-        raise LedgerError(f"{path}: settings {record.settings}; {run.settings(step)} are asked for; {mend}")
+    if record.settings != run.settings(entry, step):
+        raise LedgerError(f"{path}: settings {record.settings}; {run.settings(entry, step)} are asked for; {mend}")
     expected = run.sources(entry, step)
     if not record.imported and record.sources != expected:
         raise LedgerError(
@@ -121,7 +125,8 @@ def needs_weights(run: Run, folder: Folder, entry: Entry, seed: int) -> bool:
 
 
 def kept(run: Run, folder: Folder) -> list[tuple[Entry, int]]:
-    """The (entry, seed) whose weights the run's scales keep, each network of a scale once: what is looked into.
+    """The (entry, seed) of fully connected networks whose weights the run's scales keep, each of a scale once: what
+    `lat equivalence` looks into.
 
     An imported record whose weights did not come with it is left out, as its weights cannot be had without training.
     """
@@ -129,6 +134,7 @@ def kept(run: Run, folder: Folder) -> list[tuple[Entry, int]]:
     found = {
         (entry.scale, entry.cell.slug, seed): (entry, seed)
         for entry in reversed(run.entries)
+        if entry.cell.model in FULLY_CONNECTED
         for seed in range(entry.seeds)
         if keep[entry.scale] == "all" or (entry.name in keep[entry.scale] and seed == 0)
     }
@@ -198,7 +204,7 @@ def restore(run: Run, source: Path, folder: Folder) -> tuple[int, int]:
     put = left = 0
     for record in read_records(source / "records.jsonl"):
         entry = wanted.get((record.cell.slug, record.seed, record.step))
-        if entry is None or record.settings != run.settings(record.step):
+        if entry is None or record.settings != run.settings(entry, record.step):
             left += 1
             continue
         path = folder.record(entry, record.seed, record.step)

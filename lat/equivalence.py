@@ -175,7 +175,8 @@ class Sums:
         self.network: dict[str, float] = defaultdict(float)
         self.layer: list[dict[str, float]] = [defaultdict(float) for _ in stages.layers]
         self.reading: list[dict[str, Tensor]] = [
-            defaultdict(lambda: torch.zeros(len(READINGS), dtype=torch.float64)) for _ in stages.layers
+            defaultdict(lambda: torch.zeros(len(READINGS), dtype=torch.float64, device=stages.weights[0].device))
+            for _ in stages.layers
         ]
 
     def gradients(self, x: Images, labels: Labels) -> tuple[list[Tensor], Images]:

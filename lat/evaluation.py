@@ -6,20 +6,58 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from lat.attacks import Attack, right, run_attack, undisturbed
+from lat.attacks import Attack, Outcome, right, run_attack, undisturbed
 from lat.cells import seed_for
 from lat.types import Images, Labels
 
 Booleans = NDArray[np.bool_]
+T = TypeVar("T")
+
+
+class EvaluationError(RuntimeError):
+    """An evaluation that cannot be made with the memory there is; the message says what to do."""
+
+
+@dataclass
+class Batch:
+    """How many images go through the model at once, and how often that was halved because memory ran out."""
+
+    images: int
+    halvings: int = 0
+
+    def over(self, n: int, work: Callable[[slice], T], name: str) -> Iterator[tuple[slice, T]]:
+        """The parts that n images are cut into, each with what `work` makes of it; from where memory runs out, on half
+        as many at a time.
+
+        Raises EvaluationError under `name` where one image alone does not fit.
+        """
+        first = 0
+        while first < n:
+            part = slice(first, min(first + self.images, n))
+            try:
+                done = work(part)
+            except torch.OutOfMemoryError as error:
+                if part.stop - first == 1:
+                    raise EvaluationError(
+                        f"{name}: memory ran out on a single image; end what else uses the device, or take another one "
+                        "(--device cpu)"
+                    ) from error
+                self.images = (part.stop - first) // 2
+                self.halvings += 1
+                continue
+            yield part, done
+            first = part.stop
 
 
 @dataclass(frozen=True)
@@ -28,7 +66,8 @@ class Evaluation:
 
     clean: right on the image itself (n). For each attack: verdicts, robust or not, for the images in `index`, in that
     order. distances: for attacks that look for the smallest distance, that distance, inf where none was found, 0 where
-    the image is misclassified as it is. seconds: wall time. finite: whether all scores that were judged are finite.
+    the image is misclassified as it is. finite: whether all scores that were judged are finite. seconds: wall time.
+    batch: how many images were attacked at once in the end, and how often that was halved.
     """
 
     clean: Booleans
@@ -37,6 +76,7 @@ class Evaluation:
     distances: dict[str, NDArray[np.float32]]
     finite: bool
     seconds: dict[str, float] = field(default_factory=dict, compare=False)
+    batch: Batch | None = field(default=None, compare=False)
 
 
 def sample_index(n: int, examples: int | None) -> NDArray[np.int64]:
@@ -52,51 +92,62 @@ def sample_index(n: int, examples: int | None) -> NDArray[np.int64]:
 
 
 def evaluate(
-    model: nn.Module, x: Images, y: Labels, attacks: Mapping[str, Attack], seed: int, batch: int = 1000
+    model: nn.Module,
+    x: Images,
+    y: Labels,
+    attacks: Mapping[str, Attack],
+    seed: int,
+    batch: int = 1000,
+    progress: Callable[[str, int, int], None] = lambda attack, done, images: None,
 ) -> Evaluation:
     """Attack the test images, `batch` at a time, and judge every one.
 
     x is (n, C, H, W) in the box of the threats, y (n,). Random draws derive from `seed`, the attack's name and the
     image's number, so the size of the batches and the other attacks change nothing. A network whose scores are not
-    finite is evaluated like any other: those images count as wrong, and `finite` says so. The model comes back as it
-    was.
+    finite is evaluated like any other: those images count as wrong, and `finite` says so. Where the device runs out of
+    memory, the batch is halved and the evaluation goes on. The model comes back as it was. `progress` hears the name of
+    each attack with how many of its images are done, before the first batch and after each.
 
-    Raises what `run_attack` raises.
+    Raises what `run_attack` raises, and EvaluationError where one image alone is too much for the memory.
     """
     if len(x) != len(y):
         raise ValueError(f"x: {len(x)} images, y: {len(y)} labels; give one label an image")
-    clean, finite = _clean(model, x, y, batch)
+    size = Batch(batch)
+    clean, finite = _clean(model, x, y, size)
     verdicts: dict[str, Booleans] = {}
     indices: dict[str, NDArray[np.int64]] = {}
     distances: dict[str, NDArray[np.float32]] = {}
     seconds: dict[str, float] = {}
+
+    def attacked(name: str, index: NDArray[np.int64], part: slice) -> Outcome:
+        rows = torch.from_numpy(index[part]).to(x.device)
+        return run_attack(model, x[rows], y[rows], index[part].tolist(), attacks[name], seed_for(seed, name), name)
+
     for name, attack in attacks.items():
         started = time.perf_counter()
         index = sample_index(len(x), attack.examples)
         robust = np.empty(len(index), dtype=np.bool_)
         distance = np.empty(len(index), dtype=np.float32)
-        for first in range(0, len(index), batch):
-            part = slice(first, first + batch)
-            rows = torch.from_numpy(index[part]).to(x.device)
-            outcome = run_attack(model, x[rows], y[rows], index[part].tolist(), attack, seed_for(seed, name), name)
+        progress(name, 0, len(index))
+        for part, outcome in size.over(len(index), partial(attacked, name, index), name):
             robust[part] = outcome.robust.cpu().numpy()
             distance[part] = outcome.distance.cpu().numpy()
             finite = finite and outcome.finite
+            progress(name, part.stop, len(index))
         verdicts[name], indices[name] = robust, index
         if attack.threat.radius is None:
             distances[name] = np.where(robust, np.float32(np.inf), distance)
         seconds[name] = time.perf_counter() - started
-    return Evaluation(clean, verdicts, indices, distances, finite, seconds)
+    return Evaluation(clean, verdicts, indices, distances, finite, seconds, size)
 
 
-def _clean(model: nn.Module, x: Images, y: Labels, batch: int) -> tuple[Booleans, bool]:
+def _clean(model: nn.Module, x: Images, y: Labels, size: Batch) -> tuple[Booleans, bool]:
     """Which images the model has right, and whether all its scores are finite."""
     found: list[Booleans] = [np.empty(0, dtype=np.bool_)]
     finite = True
     with undisturbed(model), torch.no_grad():
-        for first in range(0, len(x), batch):
-            scores = model(x[first : first + batch])
-            found.append(right(scores, y[first : first + batch]).cpu().numpy())
+        for part, scores in size.over(len(x), lambda part: model(x[part]), "clean"):
+            found.append(right(scores, y[part]).cpu().numpy())
             finite = finite and bool(scores.isfinite().all())
     return np.concatenate(found), finite
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import math
+import os
 import pickle
 import platform
 import tempfile
@@ -19,7 +20,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from lat import attacks, data, evaluation, models, training
+from lat import attacks, data, evaluation, heartbeats, models, training
 from lat.cells import Cell, own_seed, seed_for
 from lat.checkpoints import EVERY_S, Checkpoint
 from lat.collection import Folder, jobs
@@ -27,12 +28,17 @@ from lat.ledger import Figure, LedgerError, Record, atomic, read_records
 from lat.runs import Run
 
 WORST_CASE = ("fgsm", "ifgsm", "pgd", "eot", "cw")
+Report = Callable[[str, int, int], None]
 VERSIONED = ("lat", "torch", "numpy", "scikit-learn", "safetensors")
 
 
 @dataclass(frozen=True)
 class Job:
-    """One (cell, seed) of a run: what both steps are told. `data_root` holds the prepared datasets."""
+    """One (cell, seed) of a run: what both steps are told.
+
+    `data_root` holds the prepared datasets; `images` of the evaluated part are looked at, None: all; `device` is
+    torch's name of the one to compute on; `heartbeat` is the file that says how far the job is, None: nobody asks.
+    """
 
     cell: Cell
     seed: int
@@ -40,12 +46,29 @@ class Job:
     scale: str
     sources: str
     data_root: Path
+    images: int | None = None
+    device: str = "cpu"
+    heartbeat: Path | None = None
+
+    @property
+    def looked_at(self) -> dict[str, Any]:
+        """The part of a record's settings that says how many images were looked at; empty for all."""
+        return {} if self.images is None else {"images": self.images}
 
 
-def prepare_torch() -> None:
-    """One thread and deterministic kernels: two runs on one machine give the same bits."""
+def prepare_torch(device: str = "cpu") -> None:
+    """One thread and deterministic kernels: two runs on one machine give the same bits.
+
+    On a GPU also products in full float32, and nothing on any other GPU.
+    """
     torch.set_num_threads(1)
     torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms(True), which would load the compiler too
+    if torch.device(device).type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first cuBLAS call
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.benchmark = False
+        torch.cuda.set_device(device)
 
 
 def train(
@@ -62,21 +85,41 @@ def train(
     Its unfinished state is kept in `checkpoint` every `every_s` seconds and gone on from where that is there; once the
     record is written it is deleted.
     """
-    prepare_torch()
+    prepare_torch(job.device)
+    epochs = job.cell.schedule.epochs
+    with heartbeats.beating(job.heartbeat, "train", total=epochs, epochs=epochs) as heart:
+        return _train(job, weights, record, heart, report, checkpoint, every_s)
+
+
+def _train(
+    job: Job,
+    weights: Path,
+    record: Path,
+    heart: heartbeats.Heart,
+    report: Callable[[training.Epoch], None],
+    checkpoint: Path | None,
+    every_s: float,
+) -> Record:
+    def heard(epoch: training.Epoch) -> None:
+        heart.beat(done=epoch.epoch, epoch=epoch.epoch, loss=epoch.loss, clean_accuracy=epoch.clean_accuracy)
+        report(epoch)
+
     started = time.perf_counter()
     train_set = data.load(job.cell.dataset, job.cell.part, job.data_root, job.cell.train)
     test_part = "test" if job.cell.part == "train" else "validation"
-    test_set = data.load(job.cell.dataset, test_part, job.data_root)
-    store = Checkpoint(checkpoint, checkpoint_identity(job, train_set.digest), every_s) if checkpoint else None
+    test_set = data.load(job.cell.dataset, test_part, job.data_root, job.images)
+    identity = checkpoint_identity(job, train_set.digest, test_set.digest)
+    store = Checkpoint(checkpoint, identity, every_s) if checkpoint else None
     result = training.fit(
         job.cell,
         job.seed,
-        data.byte_tensors(train_set),
-        data.byte_tensors(test_set),
+        data.byte_tensors(train_set, job.device),
+        data.byte_tensors(test_set, job.device),
         train_set.classes,
-        report,
+        heard,
         levels=train_set.levels,
         store=store,
+        progress=lambda progress: heart.beat(**heartbeats.heartbeat_of(progress)),
     )
     with atomic(weights) as temporary:
         safetensors.torch.save_file(contiguous(result.model.state_dict()), temporary)
@@ -92,7 +135,7 @@ def train(
         "train",
         diverged=result.diverged,
         figures=figures,
-        settings={},
+        settings=job.looked_at,
         inputs={"data": train_set.digest, "weights": file_digest(weights)},
         started=started,
         curve=tuple(asdict(epoch) for epoch in result.epochs),
@@ -103,25 +146,49 @@ def train(
     return made
 
 
-def checkpoint_identity(job: Job, data_digest: str) -> dict[str, Any]:
-    """What a checkpoint has to be of to be gone on from: this cell and seed, by this code, on this data."""
-    return {"cell": job.cell.digest, "seed": job.seed, "sources": job.sources, "data": data_digest}
+def checkpoint_identity(job: Job, trained: str, tested: str) -> dict[str, Any]:
+    """What a checkpoint has to be of to be gone on from: this cell and seed, by this code, on the images of these
+    digests.
+    """
+    return {"cell": job.cell.digest, "seed": job.seed, "sources": job.sources, "data": trained, "test": tested}
 
 
 def attack(
-    job: Job, settings: Mapping[str, Mapping[str, Any]], part: str, weights: Path, record: Path, verdicts: Path
+    job: Job,
+    settings: Mapping[str, Mapping[str, Any]],
+    part: str,
+    weights: Path,
+    record: Path,
+    verdicts: Path,
+    report: Report = lambda attack, done, images: None,
 ) -> Record:
     """Attack the job's trained network on all images of `part`; writes the verdicts and then the record.
 
-    The network's own random draws derive from (cell, seed). Raises LedgerError where the weights are missing or not
-    those of the cell's network.
+    The network's own random draws derive from (cell, seed). `report` hears the name of each attack, how many of its
+    images are done, and of how many. Raises LedgerError where the weights are missing or not those of the cell's
+    network.
     """
-    prepare_torch()
+    prepare_torch(job.device)
+    with heartbeats.beating(job.heartbeat, "attack") as heart:
+        return _attack(job, settings, part, (weights, record, verdicts), heart, report)
+
+
+def _attack(
+    job: Job,
+    settings: Mapping[str, Mapping[str, Any]],
+    part: str,
+    paths: tuple[Path, Path, Path],
+    heart: heartbeats.Heart,
+    report: Report,
+) -> Record:
     started = time.perf_counter()
-    images = data.load(job.cell.dataset, part, job.data_root)
-    model = load_weights((job.cell.model, job.cell.width), weights, images.shape, images.classes)
-    x, y = data.tensors(images)
-    found = evaluation.evaluate(model, x, y, attacks.from_settings(settings), own_seed(job.cell, job.seed, "attacks"))
+    weights, record, verdicts = paths
+    images = data.load(job.cell.dataset, part, job.data_root, job.images)
+    model = load_weights((job.cell.model, job.cell.width), weights, images.shape, images.classes, job.device)
+    x, y = data.tensors(images, job.device)
+    chosen = attacks.from_settings(settings)
+    tell = told(heart, chosen, len(y), report)
+    found = evaluation.evaluate(model, x, y, chosen, own_seed(job.cell, job.seed, "attacks"), progress=tell)
     evaluation.save_verdicts(verdicts, found)
     clean = float(found.clean.mean())
     made = _record(
@@ -129,7 +196,7 @@ def attack(
         "attack",
         diverged=not found.finite or training.has_diverged(model, 0.0, clean, images.classes),
         figures=(Figure("clean_accuracy", clean, n=len(found.clean)), *attack_figures(found)),
-        settings={"part": part, "attacks": settings},
+        settings=job.looked_at | {"part": part, "attacks": settings},
         inputs={"data": images.digest, "weights": file_digest(weights), "verdicts": file_digest(verdicts)},
         started=started,
     )
@@ -137,11 +204,42 @@ def attack(
     return made
 
 
+def told(heart: heartbeats.Heart, chosen: Mapping[str, attacks.Attack], n: int, report: Report) -> Report:
+    """Hears how far the attacks on n images are: lets the heart beat, and reports on.
+
+    The time left follows from the passes through the network that each attack takes an image.
+    """
+    images = {name: len(evaluation.sample_index(n, attack.examples)) for name, attack in chosen.items()}
+    passes = {
+        name: 2 + math.prod(getattr(attack, key, 1) for key in ("steps", "search_steps", "noise_draws"))
+        for name, attack in chosen.items()
+    }
+    done = dict.fromkeys(chosen, 0)
+    begun = dict.fromkeys(chosen, 0.0)
+
+    def tell(name: str, ready: int, of: int) -> None:
+        if ready == 0:
+            begun[name] = time.perf_counter()
+        done[name] = ready
+        heart.beat(
+            share=sum(done[k] * passes[k] for k in done) / max(1, sum(images[k] * passes[k] for k in images)),
+            done=sum(done.values()),
+            total=sum(images.values()),
+            images_per_s=ready / (time.perf_counter() - begun[name]) if ready else None,
+            note=name,
+        )
+        report(name, ready, of)
+
+    return tell
+
+
 def attack_figures(found: evaluation.Evaluation) -> list[Figure]:
     """The figures of an evaluation: accuracy or distances by attack, the worst case over the fixed attacks, wall
-    times.
+    times; and where memory ran out, how often the batch was halved and what was left of it.
     """
     figures = []
+    if found.batch is not None and found.batch.halvings:
+        figures += [Figure("batch_halvings", found.batch.halvings), Figure("batch", found.batch.images)]
     for name, verdict in found.verdicts.items():
         n = len(verdict)
         figures.append(Figure("wall_s", found.seconds[name], n=n, attack=name))
@@ -170,19 +268,20 @@ def attack_checkpoint(
     settings: Mapping[str, Mapping[str, Any]],
     data_root: Path,
     seed: int,
+    device: str = "cpu",
+    report: Report = lambda attack, done, images: None,
 ) -> list[Figure]:
     """Attack a checkpoint of one's own: `network` is its (model, width) in `lat.models`; the figures, clean
     accuracy first.
 
     Raises LedgerError where the weights are missing or not that network's, DataError where the dataset is not prepared.
     """
-    prepare_torch()
+    prepare_torch(device)
     images = data.load(dataset, part, data_root)
-    model = load_weights(network, weights, images.shape, images.classes)
-    x, y = data.tensors(images)
-    found = evaluation.evaluate(
-        model, x, y, attacks.from_settings(settings), seed_for(file_digest(weights), seed, "attacks")
-    )
+    model = load_weights(network, weights, images.shape, images.classes, device)
+    x, y = data.tensors(images, device)
+    chosen, derived = attacks.from_settings(settings), seed_for(file_digest(weights), seed, "attacks")
+    found = evaluation.evaluate(model, x, y, chosen, derived, progress=report)
     return [Figure("clean_accuracy", float(found.clean.mean()), n=len(found.clean)), *attack_figures(found)]
 
 
@@ -201,7 +300,15 @@ def rederive(run: Run, source: Path, data_root: Path, count: int) -> Iterator[tu
     with tempfile.TemporaryDirectory() as name:
         for old in chosen:
             entry, folder = run.entry(old.cell.slug), Folder(Path(name))
-            job = Job(entry.cell, old.seed, entry.name, entry.scale, run.sources(entry, old.step), data_root)
+            job = Job(
+                entry.cell,
+                old.seed,
+                entry.name,
+                entry.scale,
+                run.sources(entry, old.step),
+                data_root,
+                run.images(entry),
+            )
             path = folder.record(entry, old.seed, old.step)
             weights = folder.weights(entry, old.seed)
             if old.step == "train":
@@ -218,8 +325,11 @@ def rederive(run: Run, source: Path, data_root: Path, count: int) -> Iterator[tu
             )
 
 
-def load_weights(network: tuple[str, int], path: Path, shape: tuple[int, ...], classes: int) -> nn.Module:
-    """The network (model, width) with the weights of a safetensors file, or of a torch file that holds tensors alone.
+def load_weights(
+    network: tuple[str, int], path: Path, shape: tuple[int, ...], classes: int, device: str = "cpu"
+) -> nn.Module:
+    """The network (model, width) on `device`, with the weights of a safetensors file, or of a torch file that holds
+    tensors alone.
 
     Raises LedgerError naming the file and what differs.
     """
@@ -237,7 +347,7 @@ def load_weights(network: tuple[str, int], path: Path, shape: tuple[int, ...], c
         ) from error
     except (RuntimeError, TypeError, AttributeError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
         raise LedgerError(f"{path}: not the weights of {name} at width {width} ({error})") from error
-    return model
+    return model.to(device)
 
 
 def contiguous(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -265,6 +375,12 @@ def processor() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
+def hardware(device: str) -> str:
+    """The device with the model name of its processor, as records have it: `cpu (…)` or `cuda (…)`."""
+    kind = torch.device(device).type
+    return f"{kind} ({torch.cuda.get_device_name(device) if kind == 'cuda' else processor()})"
+
+
 def _record(
     job: Job,
     step: str,
@@ -288,7 +404,7 @@ def _record(
         sources=job.sources,
         inputs=inputs,
         versions=versions(),
-        device=f"cpu ({processor()})",
+        device=hardware(job.device),
         threads=torch.get_num_threads(),
         wall_s=time.perf_counter() - started,
         finished=datetime.now(UTC).isoformat(timespec="seconds"),

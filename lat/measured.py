@@ -23,14 +23,18 @@ WORST_CASE = "worst_case"
 
 @dataclass(frozen=True)
 class Scale:
-    """One scale of a run as it was asked for: `cells` are the names of its cells, `seeds` how many of each."""
+    """One scale of a run as it was asked for: `cells` are the names of its cells, `seeds` how many of each; `tables`
+    are the paper's tables that it belongs to, of which there may be none.
+    """
 
     name: str
+    dataset: str
     model: str
     width: int
     epochs: int
     seeds: int
     cells: tuple[str, ...]
+    tables: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,6 @@ class Plan:
     """
 
     name: str
-    dataset: str
     config: Mapping[str, Any]
     scales: tuple[Scale, ...]
     slugs: Mapping[tuple[str, str], str]
@@ -53,9 +56,11 @@ class Plan:
         for given in run.config["scales"]:
             names = tuple(entry.name for entry in run.entries if entry.scale == given["name"])
             fields = {key: given[key] for key in ("name", "model", "width", "epochs", "seeds")}
-            scales.append(Scale(**fields, cells=names))
+            tables = tuple(given["cells"]["tables"]) if isinstance(given["cells"], Mapping) else ()
+            dataset = given.get("dataset", run.config["dataset"])
+            scales.append(Scale(**fields, dataset=dataset, cells=names, tables=tables))
         slugs = {(entry.scale, entry.name): entry.cell.slug for entry in run.entries}
-        return cls(str(run.config["name"]), str(run.config["dataset"]), run.config, tuple(scales), slugs)
+        return cls(str(run.config["name"]), run.config, tuple(scales), slugs)
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,12 @@ from lat.measured import Ledger, Plan, read_ledger
 
 ROOT = Path(__file__).resolve().parents[1]
 TEMPLATES = "reports"
-NEVER_JUDGED = ("digits",)
-STUDIES = ("calibration", "readings", "sensitivity")
+NEVER_JUDGED = ("digits",)  # datasets that show the pipeline; a run marked as smoke is not judged on any
+STUDIES = ("calibration", "calibration_cnn", "readings", "sensitivity")
+CALIBRATED = {
+    "calibration": "table_2",
+    "calibration_cnn": "table_5",
+}  # the tables whose first row a study calibrates on
 
 
 def build_table(plan: Plan, run: Path, name: str, folder: Path, root: Path = ROOT) -> Path:
@@ -52,7 +56,7 @@ def build_figures(plan: Plan, run: Path, folder: Path, root: Path = ROOT) -> dic
     records = read_records(run / "records.jsonl")
     for old in folder.glob("*.svg"):
         old.unlink()
-    names, compared = tables.labels_of(described), figures.equivalence.read(run, plan, records)[0]
+    names, compared = tables.labels_of(described, plan), figures.equivalence.read(run, plan, records)[0]
     return figures.write(ledger, records, plan, names, built, calibrated, compared, folder)
 
 
@@ -95,14 +99,18 @@ def build(
         "run": _run(plan, ledger),
         "tables": shown,
         "reported_only": [
-            tables.build(ledger, table, Plan(plan.name, plan.dataset, plan.config, (), {}))
+            tables.build(ledger, table, Plan(plan.name, plan.config, (), {}))
             for table in described
             if table["id"] not in plan.config["tables"]["show"]
         ],
-        "costs": tables.costs(ledger, plan, tables.labels_of(described)),
+        "costs": tables.costs(ledger, plan, tables.labels_of(described, plan)),
         "equations": statements.read(run, root),
         "equivalence": equivalence.summary(run, plan, records, sources),
-        "studies": {name: _study(name, plan, described, root, (plans or {}).get(name)) for name in STUDIES},
+        "studies": {
+            name: _study(name, plan, described, root, (plans or {}).get(name))
+            for name in STUDIES
+            if name in plan.config["studies"] or name not in CALIBRATED
+        },
         "figures": {"files": series["files"], "fig_1": series["fig_1"]},
         "claims": [_claim(claim) for claim in _yaml(root / plan.config["claims"])["claims"]],
         "assumptions": _yaml(root / plan.config["assumptions"])["assumptions"],
@@ -167,27 +175,37 @@ def _run(plan: Plan, ledger: Ledger) -> dict[str, Any]:
     return {
         "name": plan.name,
         "title": plan.config["title"],
-        "dataset": plan.dataset,
-        "judged": plan.dataset not in NEVER_JUDGED,
+        "datasets": sorted({scale.dataset for scale in plan.scales}),
+        "notice": notice(plan),
         "level_text": f"{100 * LEVEL:g}\u00a0%",
         "evaluated": plan.config["evaluate"],
         "images": sorted({int(n) for n in examples}),
-        "training_images": plan.config["train"],
         "schedule": plan.config["schedule"],
         "attacks": list(plan.config["attacks"]["names"]),
         "scales": [
             {
                 "name": scale.name,
+                "dataset": scale.dataset,
                 "model": scale.model,
                 "width": scale.width,
                 "epochs": scale.epochs,
+                "batch": given.get("batch", plan.config["schedule"]["batch"]),
+                "train": given.get("train", plan.config["train"]),
                 "seeds": scale.seeds,
                 "cells": len(scale.cells),
                 "measured": sum(bool(ledger.rows(scale.name, cell, plan.slugs)) for cell in scale.cells),
             }
-            for scale in plan.scales
+            for scale, given in zip(plan.scales, plan.config["scales"], strict=True)
         ],
     }
+
+
+def notice(plan: Plan) -> str:
+    """Why no claim is judged on the run, as every page says it; empty where claims are judged."""
+    if smoke := plan.config.get("smoke"):
+        return f"Smoke test: {smoke}"
+    shown = sorted({scale.dataset for scale in plan.scales} & set(NEVER_JUDGED))
+    return f"Data: {', '.join(shown)}." if shown else ""
 
 
 def _shown_tables(ledger: Ledger, plan: Plan, root: Path) -> list[dict[str, Any]]:
@@ -205,8 +223,8 @@ def _study(name: str, plan: Plan, described: Iterable[dict[str, Any]], root: Pat
         return {"found": None, "gap": where, "command": command}
     ledger = read_ledger(path)
     found: dict[str, Any]
-    if name == "calibration":
-        undefended = tables.named_table(described, "table_2")["rows"][0]
+    if name in CALIBRATED:
+        undefended = tables.named_table(described, CALIBRATED[name])["rows"][0]
         found = studies.calibration(ledger, undefended["reported"])
     elif name == "readings":
         found = studies.readings(ledger, own)

@@ -1,7 +1,8 @@
 """A run file with its grid becomes named cells: the one place where rows, scales and overrides meet.
 
-A run file is complete: it says the dataset, the schedule, the scales (model, width, epochs, seeds, cells) and, for
-studies, the variants (base rows and axes of overrides). Everything wrong in it is an error before any compute.
+A run file is complete: it says the dataset, the schedule, the scales (model, width, epochs, seeds, cells; where they
+differ from the run's also dataset, training images and schedule) and, for studies, the variants (base rows and axes of
+overrides). Everything wrong in it is an error before any compute.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ ROW_KEYS = (
 )
 SCALE_KEYS = ("model", "width", "epochs")
 SCHEDULE_KEYS = ("batch", "lr", "momentum", "weight_decay", "schedule")
+RUN_KEYS = ("dataset", "train")  # of the run file, which a scale may say otherwise
 ABSENT = "-"
 SAFE = r"[A-Za-z0-9][A-Za-z0-9_.+-]*"
 
@@ -80,11 +82,24 @@ class Run:
         """The part of the dataset that is attacked: `test`, or `validation` in a study that selects."""
         return str(self.config["evaluate"])
 
-    def cells_of(self, *tables: str) -> set[str]:
-        """The names of the cells that stand in the given tables of the paper, in any reading."""
-        listed = yaml.safe_load((ROOT / self.config["tables"]["file"]).read_text())["tables"]
-        rows = [row for table in listed if table["id"] in tables for row in [*table["rows"], *table["extra"]]]
-        return {row[key] for row in rows for key in ("cell", "best") if row.get(key)}
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """The datasets of the run's cells, each once."""
+        return tuple(dict.fromkeys(entry.cell.dataset for entry in self.entries))
+
+    def images(self, entry: Entry) -> int | None:
+        """How many images of the part an entry is looked at on, a stratified draw; None: all."""
+        scale = next(scale for scale in self.config["scales"] if scale["name"] == entry.scale)
+        return scale.get("images", self.config.get("images"))
+
+    def entries_of(self, *tables: str) -> list[Entry]:
+        """The entries that stand in the given tables of the paper, in any reading, at the scales that belong there."""
+        found = []
+        for table in tables:
+            names = {name for pair in _table_cells(self.config, [table]) for name in pair if name}
+            scales = {scale["name"] for scale in self.config["scales"] if belongs(scale, table)}
+            found += [e for e in self.entries if e.scale in scales and e.base in names and e not in found]
+        return found
 
     def entry(self, label: str) -> Entry:
         """The entry that `label` means: a slug, `name@scale`, or a name that stands at one scale. Raises RunError
@@ -113,11 +128,13 @@ class Run:
         """The present code's digest by (slug, step)."""
         return {(e.cell.slug, step): self.sources(e, step) for e in self.entries for step in sources.ENTRIES}
 
-    def settings(self, step: str) -> dict[str, Any]:
-        """What decides a step's result beside the cell and the code: for attacks, the part and every attack's
-        settings.
+    def settings(self, entry: Entry, step: str) -> dict[str, Any]:
+        """What decides a step's result beside the cell and the code: for attacks, the part and every attack's settings;
+        for both, how many images are looked at where it is not all of them.
         """
-        return {"part": self.part, "attacks": dict(self.attacks)} if step == "attack" else {}
+        count = self.images(entry)
+        images = {} if count is None else {"images": count}
+        return images | ({"part": self.part, "attacks": dict(self.attacks)} if step == "attack" else {})
 
 
 def load(source: str | Path | Mapping[str, Any]) -> Run:
@@ -134,8 +151,7 @@ def load(source: str | Path | Mapping[str, Any]) -> Run:
     if twice := [name for name in scales if scales.count(name) > 1]:
         raise RunError(f"scales: {twice[0]!r} stands twice; give one of them another name")
     for scale in config["scales"]:
-        names = list(rows) if scale["cells"] == "all" else scale["cells"]
-        for name in names:
+        for name in _cells(config, scale):
             _add(entries, config, rows, scale, name, {})
     for variant in config["variants"]:
         for scale in _named_scales(config, variant["scales"]):
@@ -143,6 +159,28 @@ def load(source: str | Path | Mapping[str, Any]) -> Run:
                 overrides = {key: value for part in choice for key, value in part.items()}
                 _add(entries, config, rows, scale, base, overrides, variant["suffix"])
     return Run(config, tuple(entries.values()), attacks)
+
+
+def belongs(scale: Mapping[str, Any], table: str) -> bool:
+    """Whether a scale of a run file has the cells of `table`: where it lists cells by name, it may have any table's."""
+    return not isinstance(scale["cells"], Mapping) or table in scale["cells"]["tables"]
+
+
+def _cells(config: Mapping[str, Any], scale: Mapping[str, Any]) -> list[str]:
+    """The names of a scale's cells: as listed, or the rows of its tables in the default reading, each once."""
+    if not isinstance(scale["cells"], Mapping):
+        return list(scale["cells"])
+    return list(dict.fromkeys(cell for cell, _ in _table_cells(config, scale["cells"]["tables"]) if cell))
+
+
+def _table_cells(config: Mapping[str, Any], names: Sequence[str]) -> list[tuple[str | None, str | None]]:
+    """The cells behind the rows of the paper's tables: in the default reading, and in the most favourable one."""
+    with _opened(ROOT / config["tables"]["file"], "tables.file") as stream:
+        listed = {table["id"]: table for table in _parsed(stream.read(), config["tables"]["file"])["tables"]}
+    if unknown := [name for name in names if name not in listed]:
+        raise RunError(f"tables: {unknown[0]!r} is not in {config['tables']['file']}; it has {', '.join(listed)}")
+    rows = [row for name in names for row in (*listed[name]["rows"], *(listed[name].get("extra") or ()))]
+    return [(row["cell"], row.get("best")) for row in rows]
 
 
 def read_rows(path: Path) -> dict[str, dict[str, str]]:
@@ -174,7 +212,9 @@ def resolve(
     row: Mapping[str, Any], config: Mapping[str, Any], scale: Mapping[str, Any], overrides: Mapping[str, Any]
 ) -> Cell:
     """The cell of a grid row under a run file, a scale and overrides; what does not apply to its method is left out."""
-    values = {**config["schedule"], **{key: scale[key] for key in SCALE_KEYS}, **row, **overrides}
+    run = {**config["schedule"], **{key: config[key] for key in RUN_KEYS}}
+    own = {key: value for key, value in scale.items() if key in (*RUN_KEYS, *SCALE_KEYS, *SCHEDULE_KEYS)}
+    values = {**run, **own, **row, **overrides}
     for key, value in overrides.items():
         if not isinstance(value, str | int | float):
             raise RunError(f"{key}: {value!r} in an override; give one value, as a grid row has it")
@@ -184,7 +224,7 @@ def resolve(
     layerwise = "layerwise" in method.split("+")
     conventional = bool(set(method.split("+")) - {"standard", "layerwise"}) and values["input_law"] != ABSENT
     return Cell(
-        dataset=config["dataset"],
+        dataset=values["dataset"],
         model=values["model"],
         width=values["width"],
         method=method,
@@ -198,7 +238,7 @@ def resolve(
         else None,
         mix=conventional and _flag("mix", values["mix"]),
         schedule=Schedule(epochs=values["epochs"], **{key: values[key] for key in SCHEDULE_KEYS}),
-        train=config["train"],
+        train=values["train"],
         part=config["part"],
     )
 

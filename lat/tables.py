@@ -42,14 +42,15 @@ def named_table(tables: Iterable[dict[str, Any]], name: str) -> dict[str, Any]:
     return known[name]
 
 
-def labels_of(tables: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """The name a cell goes by outside the tables: its row in the last table that shows it, favourable or not."""
-    found: dict[str, str] = {}
+def labels_of(tables: Iterable[Mapping[str, Any]], plan: Plan) -> dict[tuple[str, str], str]:
+    """The name a cell of a scale goes by outside the tables: its row in the last table of the scale that shows it,
+    favourable or not; by (scale, cell).
+    """
+    found: dict[tuple[str, str], str] = {}
     for table in tables:
-        for row in [*table["rows"], *(table.get("extra") or [])]:
-            for cell in (row["cell"], row.get("best")):
-                if cell:
-                    found[cell] = row["row"]
+        for scale in (scale for scale in plan.scales if _belongs(scale, table)):
+            for row in [*table["rows"], *(table.get("extra") or [])]:
+                found |= {(scale.name, cell): row["row"] for cell in (row["cell"], row.get("best")) if cell}
     return found
 
 
@@ -122,19 +123,19 @@ def build(ledger: Ledger, table: Mapping[str, Any], plan: Plan) -> dict[str, Any
     """One table: each row's reported numbers and, for every scale, its measured line; the favourable reading beside.
 
     `table` is an entry of `load_tables`. A row without a cell has no measured line.
-    Differences to the reported numbers are given where the run's dataset is the table's. Rows whose favourable reading
-    the run does not have at any scale are listed under `without_favourable`.
+    Differences to the reported numbers are given where the scale's dataset is the table's, and the run no smoke test.
+    Rows whose favourable reading the run does not have at any scale are listed under `without_favourable`.
     """
     columns = list(table["columns"])
-    scales = [scale for scale in plan.scales if scale.model == table["model"]]
+    scales = [scale for scale in plan.scales if _belongs(scale, table)]
     rows = []
     for extra, entries in ((False, table["rows"]), (True, table.get("extra") or [])):
         for entry in entries:
             reported = dict(entry.get("reported") or {})
-            compared = reported if plan.dataset == table["dataset"] else {}
             cells = dict(zip(READINGS, (entry["cell"], entry.get("best")), strict=True))
             lines = [
-                {"reading": reading} | line(ledger, plan, scale, cell, compared, columns)
+                {"reading": reading}
+                | line(ledger, plan, scale, cell, reported if _comparable(plan, scale, table) else {}, columns)
                 for reading, cell in cells.items()
                 if cell is not None and (reading == "default" or any(cell in scale.cells for scale in scales))
                 for scale in scales
@@ -167,7 +168,16 @@ def build(ledger: Ledger, table: Mapping[str, Any], plan: Plan) -> dict[str, Any
     }
 
 
-def costs(ledger: Ledger, plan: Plan, labels: Mapping[str, str]) -> list[dict[str, Any]]:
+def _belongs(scale: Scale, table: Mapping[str, Any]) -> bool:
+    """Whether a scale has a line in the table: as it says, or, where it lists its cells by name, by its network."""
+    return table["id"] in scale.tables if scale.tables else scale.model == table["model"]
+
+
+def _comparable(plan: Plan, scale: Scale, table: Mapping[str, Any]) -> bool:
+    return scale.dataset == table["dataset"] and not plan.config.get("smoke")
+
+
+def costs(ledger: Ledger, plan: Plan, labels: Mapping[tuple[str, str], str]) -> list[dict[str, Any]]:
     """Beside the tables, a line a (scale, cell): the processor time of a training step, and the L2 distance C&W needs.
 
     Milliseconds, and distances in the data's units; ratios are to the undefended cell at the same scale.
@@ -184,7 +194,7 @@ def costs(ledger: Ledger, plan: Plan, labels: Mapping[str, str]) -> list[dict[st
                     "scale": scale.name,
                     "width": scale.width,
                     "cell": cell,
-                    "row": labels.get(cell, cell),
+                    "row": labels.get((scale.name, cell), cell),
                     "favourable": cell.endswith("_best"),
                     "step_text": f"{cost['step_ms']:.2f}" if cost["step_ms"] is not None else "",
                     "ratio_text": f"{cost['ratio']:.2f}×" if cost["ratio"] is not None else "",

@@ -14,6 +14,9 @@ from hypothesis import HealthCheck, settings
 
 from lat import data
 
+# What the tests compare bit for bit, also between processes, is made on the CPU, on a machine with a GPU too.
+os.environ.setdefault("LAT_DEVICE", "cpu")
+
 settings.register_profile("dev", max_examples=25, deadline=None, print_blob=True)
 settings.register_profile("ci", max_examples=60, deadline=None, derandomize=True, print_blob=True)
 settings.register_profile(

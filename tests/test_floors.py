@@ -20,7 +20,7 @@ FLOORS: dict[str, int] = {
     name: floor
     for floor, names in enumerate(
         [
-            ["cells", "types", "sources"],
+            ["cells", "types", "sources", "devices"],
             ["norms", "ledger", "intervals", "runs", "equations", "sites"],
             [
                 "data",
@@ -32,10 +32,11 @@ FLOORS: dict[str, int] = {
                 "batches",
                 "checkpoints",
                 "resumption",
+                "heartbeats",
             ],
-            ["proofs", "perturbation", "attacks", "defences"],
+            ["proofs", "perturbation", "attacks", "defences", "status"],
             ["training", "evaluation", "equivalence"],
-            ["experiment"],
+            ["experiment", "bars"],
             ["tables", "figures", "claims", "compare", "studies", "statements"],
             ["report"],
             ["cli"],
@@ -54,7 +55,7 @@ REPORT_FLOORS = range(6, 8)
 BELOW_REPORT = {"cells", "ledger", "intervals", "measured"}
 # What has to start fast: no torch, at the top of a file or inside a function (`cli` may load it, in a command).
 WITHOUT_TORCH = (
-    {"runs", "sources", "collection"}
+    {"runs", "sources", "collection", "heartbeats", "status"}
     | BELOW_REPORT
     | {name for name, floor in FLOORS.items() if floor in REPORT_FLOORS}
 )

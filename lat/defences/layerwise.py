@@ -10,11 +10,12 @@ from torch.nn.functional import cross_entropy
 
 from lat.cells import Cell, CellError, own_seed
 from lat.defences.base import Defence, placed
+from lat.models.layer_sets import layer_set
 from lat.perturbation import LayerwiseAdversary
 
 
 class Layerwise(Defence):
-    """Layer-wise adversarial training (Algorithm 1) on the cell's layers, in the cell's reading."""
+    """Layer-wise adversarial training (Algorithm 1) on the cell's layers, or its set of them, in the cell's reading."""
 
     def __init__(self, model: nn.Module, cell: Cell, seed: int) -> None:
         super().__init__(model, cell, seed)
@@ -25,7 +26,7 @@ class Layerwise(Defence):
             )
         self.reading = cell.reading
         self.adversary = LayerwiseAdversary(
-            model, cell.layers, cell.law, cell.reading, seed=own_seed(cell, seed, "epsilon")
+            model, layer_set(model, cell.layers), cell.law, cell.reading, seed=own_seed(cell, seed, "epsilon")
         )
 
     def start_epoch(self, epoch: int) -> None:

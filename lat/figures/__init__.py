@@ -24,7 +24,7 @@ def write(
     ledger: Ledger,
     records: Sequence[Record],
     plan: Plan,
-    names: Mapping[str, str],
+    names: Mapping[tuple[str, str], str],
     built: Sequence[Mapping[str, Any]],
     calibrated: Mapping[str, Any] | None,
     compared: pd.DataFrame | None,
@@ -32,7 +32,7 @@ def write(
 ) -> dict[str, Any]:
     """All figures of a run as SVG in `folder`, and their series as `figures.json`, which is also returned.
 
-    `names` maps cells to their labels, `built` are the built tables, `compared` the rows of `equivalence.csv`. The
+    `names` maps (scale, cell) to a label, `built` are the built tables, `compared` the rows of `equivalence.csv`. The
     calibration is left out where its study has no figures, and so are the comparisons where there are no rows.
     """
     series: dict[str, Any] = {

@@ -33,7 +33,7 @@ def draw(calibration: Mapping[str, Any], labels: Mapping[str, str], path: Path) 
             [e["width"] for e in widths], [e["distance"] for e in widths], color=GREY, marker="o", markersize=2.5
         )
         for entry in widths:
-            if entry["width"] == calibration["chosen"]:
+            if entry["chosen"]:
                 right.plot([entry["width"]], [entry["distance"]], color=RED, marker="o", markersize=5)
         right.set_ylim(bottom=0)
         right.set_ylabel("distance to the paper's row, points")

@@ -32,7 +32,7 @@ def group(cell: str, method: str) -> str:
     return "favourable" if cell.endswith("_best") else "layers"
 
 
-def epsilon_series(ledger: Ledger, plan: Plan, labels: Mapping[str, str]) -> list[Series]:
+def epsilon_series(ledger: Ledger, plan: Plan, labels: Mapping[tuple[str, str], str]) -> list[Series]:
     """One series a (scale, cell): mean robust accuracy over seeds at every radius of the curve; radius 0 is clean."""
     names = sorted((name for name in set(ledger.frame["attack"]) if name.startswith(CURVE)), key=_radius)
     found = []
@@ -48,7 +48,9 @@ def epsilon_series(ledger: Ledger, plan: Plan, labels: Mapping[str, str]) -> lis
     return found
 
 
-def training_series(records: Iterable[Record], plan: Plan, labels: Mapping[str, str], key: str) -> list[Series]:
+def training_series(
+    records: Iterable[Record], plan: Plan, labels: Mapping[tuple[str, str], str], key: str
+) -> list[Series]:
     """One series a (scale, cell): mean over seeds of `key` of the training curve, by epoch; diverged seeds left out."""
     by_slug: dict[str, list[Record]] = {}
     for record in records:
@@ -73,7 +75,12 @@ def training_series(records: Iterable[Record], plan: Plan, labels: Mapping[str, 
 
 
 def _series(
-    scale: Scale, cell: str, method: str, labels: Mapping[str, str], points: Sequence[tuple[float, float]], reason: str
+    scale: Scale,
+    cell: str,
+    method: str,
+    labels: Mapping[tuple[str, str], str],
+    points: Sequence[tuple[float, float]],
+    reason: str,
 ) -> Series:
     """A line's points, or the reason why it has none."""
     tuned = cell.endswith("_best") and group(cell, method) == "input"
@@ -81,7 +88,7 @@ def _series(
         "scale": scale.name,
         "width": scale.width,
         "cell": cell,
-        "label": labels.get(cell, cell) + (", tuned" if tuned else ""),
+        "label": labels.get((scale.name, cell), cell) + (", tuned" if tuned else ""),
         "group": group(cell, method),
         "standard": method == "standard",
         "points": [list(point) for point in points],

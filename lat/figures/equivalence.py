@@ -16,6 +16,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from lat.cells import FULLY_CONNECTED
 from lat.figures.style import BLUE, GREEN, GREY, RED, canvas, margins
 from lat.ledger import LedgerError, Record
 from lat.measured import Plan
@@ -81,10 +82,10 @@ def read(run: Path, plan: Plan, records: Sequence[Record]) -> tuple[pd.DataFrame
 
 
 def _kept_networks(plan: Plan) -> int:
-    """How many networks' weights the run keeps, each of a scale once."""
-    seeds = {scale.name: scale.seeds for scale in plan.scales}
+    """How many fully connected networks' weights the run keeps, each of a scale once."""
+    seeds = {scale.name: scale.seeds for scale in plan.scales if scale.model in FULLY_CONNECTED}
     count = 0
-    for scale in plan.config["scales"]:
+    for scale in (given for given in plan.config["scales"] if given["name"] in seeds):
         mine = {name: slug for (where, name), slug in plan.slugs.items() if where == scale["name"]}
         everything = scale["keep"] == "all"
         names = mine if everything else [name for name in scale["keep"] if name in mine]

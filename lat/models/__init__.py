@@ -8,12 +8,22 @@ import torch
 from torch import nn
 
 from lat.models.mlp import MLP, four_layers, three_layers
+from lat.models.small_cnn import SmallCNN, max_pooled, mean_pooled, strided, unpooled
+from lat.models.vgg import VGG16
+from lat.models.wide_resnet import WideResNet, wrn10, wrn28
 
-__all__ = ["MLP", "MODELS", "build"]
+__all__ = ["MLP", "MODELS", "VGG16", "SmallCNN", "WideResNet", "build"]
 
 MODELS: Mapping[str, Callable[[tuple[int, ...], int, int], nn.Module]] = {
     "4fc": four_layers,
     "4fc_input_counted": three_layers,
+    "3conv2fc": max_pooled,
+    "3conv2fc_average": mean_pooled,
+    "3conv2fc_strided": strided,
+    "3conv2fc_unpooled": unpooled,
+    "vgg16": VGG16,
+    "wrn28": wrn28,
+    "wrn10": wrn10,
 }
 
 

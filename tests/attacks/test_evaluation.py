@@ -16,7 +16,16 @@ from small_networks import Digits
 from torch import Tensor, nn
 
 from lat.attacks import Attack, AttackError, Threat
-from lat.evaluation import Evaluation, evaluate, load_verdicts, sample_index, save_verdicts, worst_case
+from lat.evaluation import (
+    Batch,
+    Evaluation,
+    EvaluationError,
+    evaluate,
+    load_verdicts,
+    sample_index,
+    save_verdicts,
+    worst_case,
+)
 
 BALL = ("fgsm", "ifgsm", "pgd", "eot", "cw")
 
@@ -134,6 +143,64 @@ def test_the_sample_of_a_thousand_is_pinned_and_even() -> None:
     index = sample_index(10_000, 1000)
     assert index[:5].tolist() == [11, 17, 24, 26, 28]  # another sample would not be comparable with records kept
     assert 4500 < index.mean() < 5500
+
+
+class Small(nn.Module):
+    """A device with memory for so many images at a time; `seen` has the size of each batch that was tried."""
+
+    def __init__(self, model: nn.Module, images: int) -> None:
+        super().__init__()
+        self.model, self.images = model, images
+        self.seen: list[int] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(len(x))
+        if len(x) > self.images:
+            raise torch.OutOfMemoryError(f"{len(x)} images")
+        return self.model(x)
+
+
+@pytest.mark.parametrize("images", [1, 7, 16, 60])
+def test_where_memory_runs_out_the_batch_is_halved_and_no_verdict_differs(
+    digits: Digits, quick: dict[str, Attack], images: int
+) -> None:
+    model, x, y = copy.deepcopy(digits.model).double(), digits.x[:60].double(), digits.y[:60]
+    if images == 1:  # sixty single images: two attacks are enough
+        quick = {name: quick[name] for name in ("pgd", "pgd_curve@0.3")}
+    whole = evaluate(model, x, y, quick, seed=5)
+    small = Small(model, images)
+    cut = evaluate(small, x, y, quick, seed=5)
+    differing = {name: int((cut.verdicts[name] != whole.verdicts[name]).sum()) for name in quick}
+    assert differing == dict.fromkeys(quick, 0)
+    np.testing.assert_array_equal(cut.clean, whole.clean)
+    assert cut.finite == whole.finite
+    assert whole.batch == Batch(1000)
+    expected = {1: Batch(1, 5), 7: Batch(7, 3), 16: Batch(15, 2), 60: Batch(1000)}  # 60 -> 30 -> 15 -> 7 -> 3 -> 1
+    assert cut.batch == expected[images]
+    tried = [n for n in small.seen if n > images]
+    assert len(tried) == expected[images].halvings  # it does not try again what did not fit
+
+
+def test_one_image_that_does_not_fit_is_an_error_that_says_what_to_do(digits: Digits, quick: dict[str, Attack]) -> None:
+    class Greedy(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            if torch.is_grad_enabled():
+                raise torch.OutOfMemoryError("gradients")
+            return digits.model(x)
+
+    for name, model in (("pgd", Greedy()), ("clean", Small(digits.model, 0))):
+        with pytest.raises(EvaluationError, match=rf"{name}: memory ran out on a single image; .*--device cpu"):
+            evaluate(model, digits.x[:5], digits.y[:5], {"pgd": quick["pgd"]}, seed=0)
+        assert model.training  # it comes back as it was
+
+
+def test_an_evaluation_tells_how_far_it_is(digits: Digits, quick: dict[str, Attack]) -> None:
+    told: list[tuple[str, int, int]] = []
+    chosen = {name: quick[name] for name in ("fgsm", "pgd_curve@0.3")}
+    small = Small(digits.model, 16)
+    evaluate(small, digits.x[:40], digits.y[:40], chosen, seed=0, progress=lambda *words: told.append(words))
+    fgsm = [("fgsm", done, 40) for done in (0, 10, 20, 30, 40)]
+    assert told == [*fgsm, *[("pgd_curve@0.3", done, 25) for done in (0, 10, 20, 25)]]
 
 
 class Broken(nn.Module):

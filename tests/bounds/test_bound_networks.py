@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lat import bounds, equations
-from lat.bounds import BoundsError, primitives
+from lat.bounds import BoundsError, operations, primitives
 from lat.models import build
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -53,15 +53,21 @@ def positive_network(kind: str) -> nn.Module:
     norm = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[axes - 1]
     largest = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)[axes - 1]
     average = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)[axes - 1]
+    adaptive = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)[axes - 1]
+    dropout = (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)[axes - 1]
     units = 3 * 2**axes
     if kind == "linear":
-        layers = [nn.Flatten(), nn.Linear(128, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Dropout(), nn.Linear(5, 3)]
+        layers = [
+            nn.Flatten(), nn.Linear(128, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Dropout(), nn.AlphaDropout(),
+            nn.Linear(5, 3),
+        ]  # fmt: skip
     elif kind == "mixed":
         return settled(Mixed(["block", "max", "bn", "conv", "functions", "average"]), 1, positive=True)
     else:
         layers = [
             conv(2, 3, 3, padding=1), norm(3), nn.ReLU(), largest(2), conv(3, 3, 2, stride=2, padding=1, dilation=2),
-            nn.Identity(), average(2, 1, 1, count_include_pad=False), nn.Flatten(), nn.LazyLinear(units), nn.ReLU(),
+            nn.Identity(), average(2, 1, 1, count_include_pad=False), dropout(), nn.FeatureAlphaDropout(), adaptive(2),
+            nn.Flatten(), nn.LazyLinear(units), nn.ReLU(),
         ]  # fmt: skip
     return nn.Sequential(*layers)
 
@@ -84,6 +90,11 @@ def attained(kind: str) -> tuple[nn.Module, Tensor, list[Tensor]]:
 
 
 # Radii ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_positive_networks_hold_every_module_that_bounds_pass() -> None:
+    modules = [module for kind in KINDS for module in attained(kind)[0].modules()]
+    assert {type(module) for module in modules} >= set(operations.MODULES)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -58,6 +58,20 @@ def test_a_stratified_draw_misses_no_class_s_share_by_more_than_one(drawn: tuple
     assert np.array_equal(rows, stratified(labels, count, "draw"))
 
 
+@given(
+    st.lists(st.integers(2, 9), min_size=2, max_size=20).flatmap(
+        lambda s: st.tuples(st.just(s), st.integers(1, len(s) - 1))
+    )
+)
+def test_a_draw_of_fewer_than_the_classes_has_no_two_of_one(drawn: tuple[list[int], int]) -> None:
+    sizes, count = drawn
+    labels = np.repeat(np.arange(len(sizes), dtype=np.uint8), sizes)
+    rows = stratified(labels, count, "draw")
+    assert len(rows) == count == len(set(labels[rows].tolist()))
+    assert np.array_equal(rows, np.sort(rows)) and rows.dtype == np.int64
+    assert np.array_equal(rows, stratified(labels, count, "draw"))
+
+
 def _idx(path: Path, header: bytes, body: bytes) -> Path:
     path.write_bytes(gzip.compress(header + body))
     return path

@@ -89,9 +89,9 @@ def test_a_draw_is_stratified_fixed_and_part_of_the_whole(prepared: tuple[str, P
     assert data.load(name, part, root, count=len(whole)).digest == whole.digest
 
 
-@pytest.mark.parametrize("count", [0, -1, 9, 361, 355])
+@pytest.mark.parametrize("count", [0, -1, 361, 355])
 def test_a_draw_that_cannot_be_had_is_an_error_that_says_what_can(digits: Path, count: int) -> None:
-    with pytest.raises(data.DataError, match=rf"count: digits, part test: {count} of 360 .*Ask for 10 to 350"):
+    with pytest.raises(data.DataError, match=rf"count: digits, part test: {count} of 360 .*Ask for 1 to 350"):
         data.load("digits", "test", digits, count=count)
 
 

@@ -52,7 +52,7 @@ def test_every_record_is_of_the_run_file_as_it_stands(name: str) -> None:
     asked = {entry.cell.slug for entry in run.entries}
     records = read_records(REFERENCE / name / "records.jsonl")
     assert {record.cell.slug for record in records} <= asked
-    assert all(record.settings == run.settings(record.step) for record in records)
+    assert all(record.settings == run.settings(run.entry(record.cell.slug), record.step) for record in records)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -148,13 +148,21 @@ def make_run(
         "schedule": {"batch": 128, "lr": 0.1, "momentum": 0.9, "weight_decay": 0.0001, "schedule": "steps"},
         "attacks": {"file": "config/attacks.yaml", "names": [*ATTACKS, "cw_l2", "pgd_curve"]},
         "scales": [
-            {"name": scale, "model": "4fc", "width": width, "epochs": epochs, "seeds": seeds, "keep": "all"}
+            {
+                "name": scale,
+                "model": "4fc",
+                "width": width,
+                "epochs": epochs,
+                "seeds": seeds,
+                "cells": [*cells],
+                "keep": "all",
+            }
             for scale, width, seeds in scales
         ],
         "tables": {"file": "config/tables.yaml", "show": ["table_1", "table_2", "table_3", "table_4"]},
         "claims": "config/claims.yaml",
         "assumptions": "config/assumptions.yaml",
-        "studies": {},
+        "studies": {"calibration": "nowhere", "calibration_cnn": "nowhere"},
     }
     entries = [
         Entry(cell, scale, cell_of(cell, width, epochs, dataset), seeds)

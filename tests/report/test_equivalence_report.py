@@ -232,14 +232,14 @@ def test_figures_of_another_part_or_of_no_network_are_a_gap(copy: tuple[Path, Pl
     write(folder, plan, [], networks=[])
     assert summary(copy)["gap"] == "no network to show; left out: none"
     keepless = {**plan.config, "scales": [scale | {"keep": []} for scale in plan.config["scales"]]}
-    nothing = Plan(plan.name, plan.dataset, keepless, plan.scales, plan.slugs)
+    nothing = Plan(plan.name, keepless, plan.scales, plan.slugs)
     assert summary((folder, nothing))["gap"] == "the run keeps no weights"
 
 
 def test_named_weights_are_counted_by_their_names(copy: tuple[Path, Plan]) -> None:
     plan = copy[1]
     some = [plan.config["scales"][0] | {"keep": ["dnn", "absent"]}, plan.config["scales"][1]]
-    named = Plan(plan.name, plan.dataset, {**plan.config, "scales": some}, plan.scales, plan.slugs)
+    named = Plan(plan.name, {**plan.config, "scales": some}, plan.scales, plan.slugs)
     assert summary((copy[0], named))["found"]["asked"] == 1 + 3
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from lat import tables
 from lat.figures import curves, relu, style
 from lat.ledger import read_records
-from lat.measured import Plan, read_ledger
+from lat.measured import Plan, Scale, read_ledger
 
 ROOT = Path(__file__).resolve().parents[2]
 NUMBERS = st.floats(-2, 2).filter(lambda value: abs(value) > 1e-3)
@@ -33,7 +33,7 @@ def run(tmp_path: Path, made: Callable[..., Any], written: Callable[..., Plan]) 
 
 def test_epsilon_series_start_at_clean_accuracy_and_follow_the_radii(run: tuple[Path, Plan]) -> None:
     ledger = read_ledger(run[0] / "ledger.csv")
-    series = {(s["scale"], s["cell"]): s for s in curves.epsilon_series(ledger, run[1], {"dnn": "DNN"})}
+    series = {(s["scale"], s["cell"]): s for s in curves.epsilon_series(ledger, run[1], {("calibrated", "dnn"): "DNN"})}
     found = series["calibrated", "dnn"]
     assert [point[0] for point in found["points"]] == [0.0, 0.05, 0.1, 0.2]
     frame = ledger.frame
@@ -116,9 +116,15 @@ def test_lines_look_different() -> None:
     assert len({str(style.look(place)) for place in range(24)}) == 24
 
 
-def test_figures_name_cells_as_the_tables_do() -> None:
-    labels = tables.labels_of(tables.load_tables(ROOT / "config/tables.yaml"))
-    assert (labels["dnn"], labels["fc_2"], labels["fc_2_best"]) == ("DNN", "FC Layer-2", "FC Layer-2")
+def test_figures_name_cells_as_the_tables_of_their_scale_do() -> None:
+    scales = [
+        Scale("a", "mnist", "4fc", 10, 4, 1, ("dnn",), ()),
+        Scale("b", "cifar10", "vgg16", 4, 1, 1, (), ("table_8",)),
+    ]
+    labels = tables.labels_of(tables.load_tables(ROOT / "config/tables.yaml"), Plan("made", {}, tuple(scales), {}))
+    assert [labels["a", cell] for cell in ("dnn", "fc_2", "fc_2_best")] == ["DNN", "FC Layer-2", "FC Layer-2"]
+    assert (labels["b", "dnn"], labels["b", "all_o"]) == ("VGG16", "All-o")
+    assert ("b", "fc_2") not in labels and ("a", "all_o") not in labels
 
 
 def test_tables_load_no_drawing() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -62,25 +63,34 @@ def test_every_section_is_there_in_order(built: tuple[Path, Plan]) -> None:
 
     found = placed(built[0] / "build/out", "heading.where(level: 1)")
     assert [plain(heading["body"]).split()[0] for heading in found] == [
-        "What", "The", "The", "How", "Calibration", "The", "Sensitivity", "Accuracy", "Training", "The", "Claims",
-        "Assumptions", "Tables", "Provenance",
+        "What", "The", "The", "How", "Calibration", "Calibration", "The", "Sensitivity", "Accuracy", "Training", "The",
+        "Claims", "Assumptions", "Tables", "Provenance",
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("dataset", "marked"), [("digits", True), ("mnist", False)])
-def test_every_page_of_a_run_on_digits_says_that_no_claim_is_judged(
-    built: tuple[Path, Plan], tmp_path: Path, dataset: str, marked: bool
+@pytest.mark.parametrize(
+    ("dataset", "smoke", "notice"),
+    [
+        ("digits", {}, "Data: digits."),
+        ("mnist", {}, ""),
+        ("mnist", {"smoke": "two steps."}, "Smoke test: two steps."),
+    ],
+)
+def test_every_page_of_a_run_on_digits_or_for_smoke_says_that_no_claim_is_judged(
+    built: tuple[Path, Plan], tmp_path: Path, dataset: str, smoke: dict[str, str], notice: str
 ) -> None:
     work = tmp_path / "work"
     shutil.copytree(built[0] / "build/out", work)
     changed = content(built[0])
-    changed["run"] |= {"dataset": dataset, "judged": dataset not in report.NEVER_JUDGED}
+    scales = tuple(dataclasses.replace(scale, dataset=dataset) for scale in built[1].scales)
+    plan = dataclasses.replace(built[1], scales=scales, config={**built[1].config, **smoke})
+    changed["run"]["notice"] = report.notice(plan)
     (work / "report.json").write_text(json.dumps(changed))
     pages = typst.compile(str(work / "report.typ"), root=str(work), format="svg", ignore_system_fonts=True)
     assert isinstance(pages, list)
     assert len(pages) > 5
     found = [entry["value"] for entry in placed(work, "<notice>")]
-    assert found == (["digits"] * len(pages) if marked else [])
+    assert found == ([notice] * len(pages) if notice else [])
 
 
 def test_numbers_of_the_report_are_the_ledgers(built: tuple[Path, Plan], tmp_path: Path) -> None:
@@ -170,11 +180,13 @@ def test_the_studies_are_read_from_the_ledgers_that_the_run_names(
     reading_plan = written(made(cells=names, scales=[("wide", 256, 1)]), root / "study/readings")
     changed = ("dnn", "fc_4", "dnn batch=64", "fc_4 batch=64")
     written(made(cells=changed, scales=[("calibrated", 10, 2)]), root / "study/sensitivity")
+    written(made(cells=("dnn",), scales=[("max_1", 1, 2)]), root / "study/calibration_cnn")
     config = {**built[1].config, "studies": {name: f"study/{name}" for name in report.STUDIES}}
-    plan = Plan(built[1].name, built[1].dataset, config, built[1].scales, built[1].slugs)
+    plan = Plan(built[1].name, config, built[1].scales, built[1].slugs)
     report.build(plan, built[0], tmp_path / "out.pdf", plans={"readings": reading_plan}, root=root)
     found = content(tmp_path)["studies"]
     assert [entry["width"] for entry in found["calibration"]["found"]["widths"]] == [8, 10]
+    assert found["calibration_cnn"]["found"]["reported_text"]["clean"] == "97.94", "the undefended row of Table V"
     assert found["readings"]["found"]["groups"][0]["winner"].startswith("fc_34 law=")
     rows = {row["id"]: row for row in found["sensitivity"]["found"]["alternatives"]}
     assert rows["batch_64"]["cells"]["fc_4"]["state"] == "ok"
@@ -214,7 +226,7 @@ def test_the_report_lists_every_claim_and_assumption(built: tuple[Path, Plan]) -
 def test_reported_tables_beyond_the_run_are_listed(built: tuple[Path, Plan]) -> None:
     found = content(built[0])["reported_only"]
     assert [table["roman"] for table in found] == ["V", "VI", "VII", "VIII", "IX"]
-    assert all(row["lines"] == [] and row["reported"] for table in found for row in table["rows"])
+    assert all(row["lines"] == [] and (row["reported"] or row["extra"]) for table in found for row in table["rows"])
 
 
 def test_one_table_alone(built: tuple[Path, Plan], tmp_path: Path) -> None:

@@ -61,6 +61,33 @@ def test_the_distance_weighs_all_four_columns(grid: Path) -> None:
         assert entry["distance"] == pytest.approx(math.sqrt(sum(squares) / 4))
 
 
+@pytest.mark.parametrize(
+    ("off", "fits"), [({}, True), ({"clean": 0.031}, False), ({"pgd": -0.059}, True), ({"pgd": 0.061}, False)]
+)
+def test_a_point_fits_within_three_points_on_clean_and_six_on_attacks(
+    grid: Path, off: dict[str, float], fits: bool
+) -> None:
+    def near(row: dict[str, str]) -> dict[str, str]:
+        key = row["attack"] or "clean"
+        if row["step"] == "attack" and key in REPORTED and row["metric"].endswith("_accuracy"):
+            row["value"] = str(REPORTED[key] + (off.get(key, 0.0) if row["width"] == "10" else 0.3))
+        return row
+
+    rewrite(grid, near)
+    found = studies.calibration(read_ledger(grid), REPORTED)
+    assert (found["chosen"], found["network"], found["fits"]) == (10, "4fc", fits)
+    assert [entry["chosen"] for entry in found["widths"]] == [False, True, False]
+
+
+def test_points_of_one_width_are_told_apart_by_their_network(grid: Path) -> None:
+    rewrite(grid, lambda row: row | {"width": "6", "model": "other"} if row["width"] == "10" else row)
+    found = studies.calibration(read_ledger(grid), REPORTED)
+    points = [(entry["model"], entry["width"]) for entry in found["widths"]]
+    assert sorted(points) == [("4fc", 6), ("4fc", 16), ("other", 6)]
+    assert [width for model, width in points if model == "4fc"] == [6, 16]
+    assert sum(entry["chosen"] for entry in found["widths"]) == 1
+
+
 def test_a_width_with_a_missing_figure_cannot_be_chosen(grid: Path) -> None:
     best = studies.calibration(read_ledger(grid), REPORTED)["chosen"]
     rewrite(grid, lambda row: None if (row["width"], row["attack"]) == (str(best), "pgd") else row)

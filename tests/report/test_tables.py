@@ -148,7 +148,7 @@ def test_the_cost_is_training_time_over_the_undefended_cells(run: tuple[Path, Pl
 
 
 def test_costs_hold_distance_and_step_time(run: tuple[Path, Plan]) -> None:
-    found = tables.costs(read_ledger(run[0] / "ledger.csv"), run[1], tables.labels_of(TABLES))
+    found = tables.costs(read_ledger(run[0] / "ledger.csv"), run[1], tables.labels_of(TABLES, run[1]))
     row = next(entry for entry in found if (entry["cell"], entry["scale"]) == ("fc_34", "wide"))
     assert (row["row"], row["l2_text"], row["ratio_text"]) == ("FC-3&4", "1.25", "1.15×")
     gone = next(entry for entry in found if (entry["cell"], entry["scale"]) == ("fc_3", "wide"))
@@ -173,13 +173,13 @@ def test_a_changed_ledger_value_changes_the_table(run: tuple[Path, Plan]) -> Non
 
 def test_figures_of_a_cell_that_was_changed_are_not_shown(run: tuple[Path, Plan]) -> None:
     slugs = {**run[1].slugs, ("wide", "dnn"): "another-cell-00000000"}
-    plan = Plan(run[1].name, run[1].dataset, run[1].config, run[1].scales, slugs)
+    plan = Plan(run[1].name, run[1].config, run[1].scales, slugs)
     assert lines_of(built((run[0], plan)), "DNN")["wide"]["state"] == "gap"
 
 
 def test_an_equal_cell_under_another_name_is_found(run: tuple[Path, Plan]) -> None:
     slugs = {**run[1].slugs, ("wide", "adv_mix"): run[1].slugs["wide", "dnn"]}
-    plan = Plan(run[1].name, run[1].dataset, run[1].config, run[1].scales, slugs)
+    plan = Plan(run[1].name, run[1].config, run[1].scales, slugs)
     table = built((run[0], plan))
     dnn, mix = (lines_of(table, row)["wide"]["columns"]["pgd"] for row in ("DNN", "Adv-input (clean mixed in)"))
     assert mix["estimate"] == dnn["estimate"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from small_run import run_file, scale
 
-from lat import cli
+from lat import bars, cli
 from lat.collection import Folder
 from lat.runs import load
 
@@ -93,6 +93,9 @@ def test_a_checkpoint_is_attacked_by_its_file(
         (["train", "--cell", "dnn", "--seed", "1"], "seed: 1 of cell 'dnn'; 'narrow' has seeds 0 to 0"),
         (["train", "--cell", "dnn", "--seed", "-1"], "seed: -1"),
         (["train", "--cell", "dnn", "--data", "nowhere"], "nowhere"),
+        (["train", "--cell", "dnn", "--device", "gpu"], "device: 'gpu' is not known; use auto, cpu, cuda or cuda:K"),
+        (["attack", "--cell", "dnn", "--device", "cuda:99"], "device: 'cuda:99', and torch sees "),
+        (["equivalence", "--device", "cuda:99"], "device: 'cuda:99', and torch sees "),
         (["attack"], "cell: give either --cell"),
         (["attack", "--weights", "w.pt", "--model", "4fc"], "width: missing"),
         (
@@ -140,11 +143,20 @@ def test_the_command_starts_without_torch(words: list[str]) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_a_log_has_the_lines_and_no_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    with bars.of_lines(2, "law") as say, bars.of_attacks() as report:
+        say("one")
+        assert capsys.readouterr().out == "one\n"  # at once, not when the command ends
+        report("fgsm", 0, 10)
+        report("fgsm", 10, 10)
+    assert capsys.readouterr() == ("", "")
+
+
 def test_every_command_has_a_line_of_help(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.main(["--help"])
     out = capsys.readouterr().out
-    for name in ("prepare", "train", "attack", "collect", "export", "import", "report", "compare"):
+    for name in ("prepare", "train", "attack", "collect", "export", "import", "status", "report", "compare"):
         assert f"\n    {name} " in out
 
 

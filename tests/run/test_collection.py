@@ -46,9 +46,9 @@ def test_records_of_cells_that_the_run_does_not_ask_for_are_left_out(run: Run, f
     assert {(r.name, r.seed) for r in read_records(folder.root / "records.jsonl")} == {("dnn", 0)}
 
 
-def test_a_part_of_a_run_is_collected_by_its_grid_rows(run: Run, folder: Folder, tmp_path: Path) -> None:
+def test_a_part_of_a_run_is_collected_by_its_entries(run: Run, folder: Folder, tmp_path: Path) -> None:
     folder.record(run.entry("dnn"), 0, "train").unlink()
-    assert collect(run, folder, tmp_path / "part", only={"fc_4"}) == []
+    assert collect(run, folder, tmp_path / "part", only=[run.entry("fc_4")]) == []
     assert {r.name for r in read_records(tmp_path / "part" / "records.jsonl")} == {"fc_4"}
 
 

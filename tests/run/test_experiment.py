@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -15,7 +18,7 @@ from lat import evaluation, experiment, training
 from lat.cells import Schedule
 from lat.collection import Folder, collect, export, jobs
 from lat.experiment import Job
-from lat.ledger import LedgerError, Record
+from lat.ledger import Figure, LedgerError, Record
 from lat.runs import Entry, Run
 
 ATTACKS = {"file": "config/attacks.yaml", "names": ["fgsm", "ifgsm"]}
@@ -99,6 +102,48 @@ def test_an_attack_record_agrees_with_its_verdicts(run: Run, done: Folder) -> No
         assert values[name, "wall_s"][0] > 0
     both = found.verdicts["fgsm"] & found.verdicts["ifgsm"]
     assert values["worst_case", "robust_accuracy"] == (both.mean(), 360)
+
+
+@pytest.fixture
+def flags() -> Iterator[list[tuple[Any, str]]]:
+    """Where torch keeps what makes a GPU's products quick and inexact, switched on."""
+    found = [(torch.backends.cuda.matmul, "allow_tf32"), (torch.backends.cudnn, "allow_tf32")]
+    found.append((torch.backends.cudnn, "benchmark"))
+    before = [getattr(owner, name) for owner, name in found]
+    for owner, name in found:
+        setattr(owner, name, True)
+    yield found
+    for (owner, name), value in zip(found, before, strict=True):
+        setattr(owner, name, value)
+
+
+def test_on_a_gpu_kernels_are_deterministic_and_products_in_full_precision(
+    flags: list[tuple[Any, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen: list[str] = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(torch.cuda, "get_device_name", {"cuda:1": "A GPU"}.__getitem__)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that it is as before afterwards
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    experiment.prepare_torch("cpu")
+    assert [getattr(owner, name) for owner, name in flags] == [True] * 3
+    assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    assert chosen == []
+    experiment.prepare_torch("cuda:1")
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert [getattr(owner, name) for owner, name in flags] == [False] * 3
+    assert torch.are_deterministic_algorithms_enabled()
+    assert chosen == ["cuda:1"]
+    assert experiment.hardware("cuda:1") == "cuda (A GPU)"
+    assert experiment.hardware("cpu") == f"cpu ({experiment.processor()})"
+
+
+def test_a_record_says_where_memory_ran_out_and_else_nothing(run: Run, done: Folder) -> None:
+    found = evaluation.load_verdicts(done.verdicts(run.entry("dnn"), 0))
+    plain = experiment.attack_figures(replace(found, seconds=dict.fromkeys(found.verdicts, 1.0)))
+    assert not {"batch", "batch_halvings"} & {figure.metric for figure in plain}
+    cut = replace(found, seconds=dict.fromkeys(found.verdicts, 1.0), batch=evaluation.Batch(250, 2))
+    assert experiment.attack_figures(cut) == [Figure("batch_halvings", 2), Figure("batch", 250), *plain]
 
 
 def test_a_seed_that_diverges_is_recorded(run: Run, tmp_path: Path, digits_root: Path) -> None:
@@ -212,7 +257,7 @@ def interrupted(job: Job, folder: Folder, entry: Entry) -> Path:
     return path
 
 
-@pytest.mark.parametrize("other", ["nothing", "seed", "sources", "cell", "data"])
+@pytest.mark.parametrize("other", ["nothing", "seed", "sources", "cell", "data", "test"])
 def test_a_training_goes_on_from_its_own_checkpoint_and_from_no_other(
     run: Run, done: Folder, tmp_path: Path, digits_root: Path, other: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -224,6 +269,7 @@ def test_a_training_goes_on_from_its_own_checkpoint_and_from_no_other(
         "sources": replace(job, sources="0" * 64),
         "cell": replace(job, cell=replace(entry.cell, width=31)),
         "data": replace(job, cell=replace(entry.cell, train=700)),
+        "test": replace(job, images=100),
     }
     path = interrupted(changed[other], folder, entry)
     told: list[int] = []
@@ -240,5 +286,5 @@ def test_a_training_goes_on_from_its_own_checkpoint_and_from_no_other(
 def test_what_says_which_training_a_checkpoint_is_of(run: Run, digits_root: Path) -> None:
     entry = run.entry("dnn")
     job = Job(entry.cell, 4, entry.name, entry.scale, "s", digits_root)
-    asked = {"cell": entry.cell.digest, "seed": 4, "sources": "s", "data": "d"}
-    assert experiment.checkpoint_identity(job, "d") == asked
+    asked = {"cell": entry.cell.digest, "seed": 4, "sources": "s", "data": "d", "test": "t"}
+    assert experiment.checkpoint_identity(job, "d", "t") == asked

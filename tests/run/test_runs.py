@@ -42,15 +42,19 @@ def test_every_run_file_loads_and_gives_each_name_and_scale_once(path: Path) -> 
     assert run.entries
     names = Counter((entry.name, entry.scale) for entry in run.entries)
     assert max(names.values()) == 1
-    assert {entry.cell.dataset for entry in run.entries} == {run.config["dataset"]}
+    assert set(run.datasets) == {given.get("dataset", run.config["dataset"]) for given in run.config["scales"]}
 
 
-def test_the_tables_runs_hold_every_row_of_the_grid_at_every_scale() -> None:
-    rows = set(runs.read_rows(ROOT / "config/cells.tsv"))
-    for name in ("quick", "mnist", "paper"):
+def test_a_run_holds_every_row_of_the_tables_that_it_shows() -> None:
+    tables = {table["id"]: table for table in yaml.safe_load((ROOT / "config/tables.yaml").read_text())["tables"]}
+    for name in ("quick", "mnist", "paper", "smoke-deep"):
         run = runs.load(ROOT / f"config/{name}.yaml")
-        for size in run.config["scales"]:
-            assert rows <= {entry.name for entry in run.entries if entry.scale == size["name"]}, (name, size["name"])
+        for shown in run.config["tables"]["show"]:
+            scales = [s["name"] for s in run.config["scales"] if runs.belongs(s, shown)]
+            rows = {row["cell"] for row in [*tables[shown]["rows"], *tables[shown]["extra"]]}
+            assert scales, (name, shown)
+            for scale_name in scales:
+                assert rows <= {entry.name for entry in run.entries if entry.scale == scale_name}, (name, scale_name)
 
 
 def test_each_method_has_its_equal_budget_of_readings() -> None:
@@ -166,10 +170,48 @@ def test_a_name_that_stands_at_several_scales_needs_its_scale() -> None:
     assert run.entry("dnn@wide").cell.width == 8
 
 
-def test_cells_of_a_table_are_its_rows_in_any_reading() -> None:
-    assert {"fc_2", "fc_2_fixed", "fc_2_best"} <= small_run().cells_of("table_1")
-    assert "dnn" not in small_run().cells_of("table_1")
-    assert small_run().cells_of() == set()
+def test_a_scale_of_tables_has_their_rows_and_extra_rows_each_once() -> None:
+    run = small_run(scales=[scale(cells={"tables": ["table_1", "table_3"]})])
+    assert [entry.name for entry in run.entries] == ["fc_2_fixed", "fc_2", "fc_23_fixed", "fc_23", "fc_34"]
+    extra = [entry.name for entry in small_run(scales=[scale(cells={"tables": ["table_2"]})]).entries]
+    assert {"adv_mix", "noise", "adv_pgd"} <= set(extra)
+
+
+def test_entries_of_a_table_are_its_rows_in_any_reading_at_the_scales_that_belong_there() -> None:
+    favourable = {"name": "best", "suffix": "_best", "scales": ["a"], "bases": ["fc_2"], "axes": [[{"radius": 0.3}]]}
+    scales = [
+        scale(name="a", cells={"tables": ["table_1"]}),
+        scale(name="b", cells={"tables": ["table_2"]}),
+        scale(name="c", cells=["fc_2", "dnn"]),
+    ]
+    run = small_run(scales=scales, variants=[favourable])
+    found = [(entry.name, entry.scale) for entry in run.entries_of("table_1")]
+    named = ["fc_2_fixed", "fc_2", "fc_23_fixed", "fc_23"]
+    assert found == [*((name, "a") for name in named), ("fc_2", "c"), ("fc_2_best", "a")]
+    assert [e.name for e in run.entries_of("table_1", "table_3") if e.scale == "c"] == ["fc_2"]
+    assert run.entries_of() == []
+
+
+def test_a_scale_may_say_dataset_images_and_schedule_for_itself() -> None:
+    own = {"dataset": "cifar10", "train": 40, "batch": 8, "lr": 0.2, "schedule": "cosine"}
+    run = small_run(scales=[scale(), scale(name="own", **own)])
+    plain, other = (run.entry(f"dnn@{name}").cell for name in ("narrow", "own"))
+    assert (other.dataset, other.train, other.schedule.batch, other.schedule.lr) == ("cifar10", 40, 8, 0.2)
+    assert (plain.dataset, plain.train, plain.schedule.batch, plain.schedule.lr) == ("digits", None, 128, 0.1)
+    assert other.schedule.schedule == "cosine" and other.schedule.momentum == plain.schedule.momentum
+    assert run.datasets == ("digits", "cifar10")
+
+
+def test_how_many_images_are_looked_at_decides_both_steps_and_is_left_out_where_it_is_all() -> None:
+    def settings(step: str, **changes: Any) -> dict[str, Any]:
+        run = small_run(**changes)
+        return run.settings(run.entry("dnn"), step)
+
+    assert settings("train") == {} and "images" not in settings("attack")
+    assert settings("train", images=None) == {}
+    assert settings("train", images=16) == {"images": 16} and settings("attack", images=16)["images"] == 16
+    assert settings("train", images=16, scales=[scale(images=20)]) == {"images": 20}
+    assert settings("train", images=16, scales=[scale(images=None)]) == {}
 
 
 # What does not fit
@@ -179,6 +221,10 @@ def test_cells_of_a_table_are_its_rows_in_any_reading() -> None:
     ("changes", "complaint"),
     [
         ({"epsilom": 1}, "'epsilom' was unexpected"),
+        ({"scales": [scale(cells="all")]}, "scales.0.cells: 'all' is not"),
+        ({"scales": [scale(cells={"tables": ["table_0"]})]}, "'table_0'"),
+        ({"scales": [scale(batch=0)]}, "scales.0.batch: 0 is less than"),
+        ({"images": 0}, "images: 0 is less than"),
         ({"scales": [scale(epochs=0)]}, "scales.0.epochs: 0 is less than"),
         ({"scales": [scale(widht=3)]}, "'widht' was unexpected"),
         ({"scales": [scale(width=6.0)]}, "scales.0.width: 6.0 is not of type 'integer'"),

@@ -36,7 +36,15 @@ RUN_FILE = {
     "grid": "config/tiny_cells.tsv",
     "attacks": {"file": "config/tiny_attacks.yaml", "names": ["fgsm", "pgd"]},
     "scales": [
-        {"name": "narrow", "model": "4fc", "width": 4, "epochs": 1, "seeds": 1, "cells": "all", "keep": ["dnn"]},
+        {
+            "name": "narrow",
+            "model": "4fc",
+            "width": 4,
+            "epochs": 1,
+            "seeds": 1,
+            "cells": ["dnn", "fc_4"],
+            "keep": ["dnn"],
+        },
     ],
     "variants": [],
     "tables": {"file": "config/tables.yaml", "show": ["table_2"]},
@@ -145,6 +153,16 @@ def test_a_second_run_does_nothing_also_after_an_edit_of_words(project: Project)
     assert "Nothing to be done" in project.snakemake()
 
 
+def test_a_job_that_computes_counts_as_a_gpu_only_where_it_would_take_one(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for device, count in (("cpu", "0"), ("cuda", "1")):
+        monkeypatch.setenv("LAT_DEVICE", device)
+        plan = project.snakemake("--dry-run", "--forceall")
+        counted = re.findall(r"^(?:local)?rule (\w+):\n(?:    .*\n)*?    resources:.*\bgpu=(\d+)", plan, re.MULTILINE)
+        assert Counter(counted) == {("train", count): 2, ("attack", count): 2}
+
+
 def test_a_changed_row_trains_and_attacks_that_cell_alone_and_nothing_stale_stays(project: Project) -> None:
     ledger = (project.root / LEDGER).read_bytes()
     before = project.stamps("records", "weights", "verdicts")
@@ -235,6 +253,7 @@ def test_a_cell_that_fails_leaves_a_ledger_with_a_gap(project: Project) -> None:
     lines = (project.root / "config/tiny_cells.tsv").read_text(encoding="utf-8").splitlines(keepends=True)
     broken = lines[-1].replace("fc_4\t", "fc_9\t", 1).replace("\tfc4\t", "\tfc9\t", 1)
     (project.root / "config/tiny_cells.tsv").write_text("".join([*lines, broken]), encoding="utf-8")
+    project.edit("config/tiny.yaml", "  - fc_4\n", "  - fc_4\n  - fc_9\n")
     done = project.call("snakemake", "--cores", "1", "--configfile", "config/tiny.yaml", "--", LEDGER)
     assert done.returncode != 0
     assert project.epsilons().keys() == {"dnn", "fc_4"}
@@ -276,7 +295,7 @@ def test_a_wrong_equation_fails_the_target_verify_and_leaves_no_document(project
 
 
 def test_a_failed_cell_leaves_a_report_with_a_marked_gap(project: Project) -> None:
-    project.edit("config/tiny.yaml", "  - dnn\n", "  - dnn\n  - fc_4\n")
+    project.edit("config/tiny.yaml", "keep:\n  - dnn\n", "keep:\n  - dnn\n  - fc_4\n")
     project.edit("config/tiny_cells.tsv", "\tfc4\t", "\tfc9\t")
     done = project.call("snakemake", "--cores", "1", "--configfile", "config/tiny.yaml", "--", "all")
     assert done.returncode != 0

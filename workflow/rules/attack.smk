@@ -1,7 +1,7 @@
 rule attack:
     """Every attack of the run on one trained cell and seed: verdicts by image, and their record."""
     input:
-        ancient(rules.prepare.output),
+        ancient(data_of),
         weights=weights_unless_kept,
     output:
         record=FOLDER.root / "records/{slug}/seed{seed}.attack.json",
@@ -10,8 +10,10 @@ rule attack:
         FOLDER.root / "logs/{slug}.seed{seed}.attack.log",
     benchmark:
         FOLDER.root / "benchmarks/{slug}.seed{seed}.attack.tsv"
+    resources:
+        gpu=GPU,
     params:
         sources=lambda wildcards: RUN.sources(RUN.entry(wildcards.slug), "attack"),
-        settings=json.dumps(RUN.settings("attack"), sort_keys=True),
+        settings=lambda wildcards: json.dumps(RUN.settings(RUN.entry(wildcards.slug), "attack"), sort_keys=True),
     shell:
         "{LAT:q} attack --config {CONFIG} --cell {wildcards.slug} --seed {wildcards.seed} > {log} 2>&1"

@@ -3,13 +3,17 @@
 import json
 import sys
 
-from lat import collection, runs, sources
+from lat import collection, devices, runs, sources
 from lat.ledger import atomic
 
 RUN = runs.load(config)
 FOLDER = collection.Folder(Path("results") / RUN.name)
 REPORT = f"reports/{RUN.name}.pdf"
 LAT = Path(sys.executable).with_name("lat")
+
+# A job that computes counts as one of `--resources gpu=N`, but only where it would take a GPU: on a machine without one
+# that would be a limit to N jobs. It counts only: which GPU a job gets, its lease says (lat/devices.py).
+GPU = int(devices.expected(devices.requested()))
 
 
 def _keep_current(path, values):
@@ -32,9 +36,9 @@ _keep_current(
     ASKED,
     {
         "config": config,
-        "attack": RUN.settings("attack"),
+        "attacks": RUN.attacks,
         "cells": [
-            [e.name, e.scale, e.cell.slug, e.seeds, RUN.sources(e, "train"), RUN.sources(e, "attack")]
+            [e.name, e.scale, e.cell.slug, e.seeds, RUN.sources(e, "train"), RUN.sources(e, "attack"), RUN.images(e)]
             for e in RUN.entries
         ],
     },
@@ -51,10 +55,14 @@ def job_files(entries, *steps):
     return [FOLDER.record(entry, seed, step) for entry in entries for seed in range(entry.seeds) for step in steps]
 
 
-def entries_of_tables(*tables):
-    """The entries that stand in the given tables of the paper, each once."""
-    rows = RUN.cells_of(*tables)
-    return [entry for entry in RUN.entries if entry.base in rows]
+def prepared(dataset):
+    """The file that says that a dataset is prepared."""
+    return f"data/{dataset}/prepared.json"
+
+
+def data_of(wildcards):
+    """The prepared data of a cell."""
+    return prepared(RUN.entry(wildcards.slug).cell.dataset)
 
 
 def weights_unless_kept(wildcards):

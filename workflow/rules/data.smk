@@ -1,8 +1,8 @@
 rule prepare:
-    """The dataset in canonical order, once, for all runs and jobs."""
+    """A dataset in canonical order, once, for all runs and jobs."""
     output:
-        f"data/{RUN.config['dataset']}/prepared.json",
+        prepared("{dataset}"),
     log:
-        FOLDER.root / "logs/prepare.log",
+        FOLDER.root / "logs/prepare.{dataset}.log",
     shell:
-        "{LAT:q} prepare --config {CONFIG} > {log} 2>&1"
+        "{LAT:q} prepare --config {CONFIG} --dataset {wildcards.dataset} > {log} 2>&1"

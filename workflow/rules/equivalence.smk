@@ -7,7 +7,7 @@ rule equivalence:
     The weights of imported records that came without them are not asked for.
     """
     input:
-        ancient(rules.prepare.output),
+        ancient([prepared(dataset) for dataset in RUN.datasets]),
         weights=lambda wildcards: [FOLDER.weights(*pair) for pair in collection.kept(RUN, FOLDER)],
     output:
         rows=FOLDER.root / "equivalence.csv",
@@ -16,6 +16,8 @@ rule equivalence:
         FOLDER.root / "logs/equivalence.log",
     benchmark:
         FOLDER.root / "benchmarks/equivalence.tsv"
+    resources:
+        gpu=GPU,
     params:
         sources=sources.digest("equivalence", ()),
         part=RUN.part,

@@ -1,7 +1,7 @@
 rule train:
     """One cell from one seed: weights, and the record that says how they came about."""
     input:
-        ancient(rules.prepare.output),
+        ancient(data_of),
     output:
         weights=FOLDER.root / "weights/{slug}/seed{seed}.safetensors",
         record=FOLDER.root / "records/{slug}/seed{seed}.train.json",
@@ -9,6 +9,8 @@ rule train:
         FOLDER.root / "logs/{slug}.seed{seed}.train.log",
     benchmark:
         FOLDER.root / "benchmarks/{slug}.seed{seed}.train.tsv"
+    resources:
+        gpu=GPU,
     params:
         sources=lambda wildcards: RUN.sources(RUN.entry(wildcards.slug), "train"),
     shell:

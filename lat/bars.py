@@ -1,0 +1,48 @@
+"""Progress bars of the long commands: on a terminal only, so that a log holds lines alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from tqdm import tqdm
+
+from lat.training import Epoch
+
+
+@contextmanager
+def of_epochs(epochs: int, name: str) -> Iterator[Callable[[Epoch], None]]:
+    """Hears of each epoch of a training."""
+    with tqdm(total=epochs, unit="epoch", disable=None, desc=name) as bar:
+
+        def report(epoch: Epoch) -> None:
+            bar.update()
+            bar.set_postfix(loss=f"{epoch.loss:.4f}", clean=f"{epoch.clean_accuracy:.4f}")
+
+        yield report
+
+
+@contextmanager
+def of_attacks() -> Iterator[Callable[[str, int, int], None]]:
+    """Hears of one attack after the other: its name, how many of its images are done, and of how many."""
+    with tqdm(unit="image", disable=None) as bar:
+
+        def report(name: str, done: int, images: int) -> None:
+            if done == 0:
+                bar.reset(total=images)
+                bar.set_description(name)
+            bar.update(done - bar.n)
+
+        yield report
+
+
+@contextmanager
+def of_lines(total: int, unit: str) -> Iterator[Callable[[str], None]]:
+    """Prints the line of each piece of work, above the bar where there is one."""
+    with tqdm(total=total, unit=unit, disable=None) as bar:
+
+        def report(line: str) -> None:
+            bar.write(line)
+            bar.update()
+
+        yield report
