@@ -20,7 +20,7 @@ from typing import Any, TextIO
 import yaml
 
 from lat import sources
-from lat.cells import Cell, CellError, Law, Reading, Schedule
+from lat.cells import Cell, CellError, Compute, Law, Reading, Schedule
 
 ROOT = Path(__file__).resolve().parents[1]
 ROW_KEYS = (
@@ -41,8 +41,9 @@ ROW_KEYS = (
     "mix",
 )
 SCALE_KEYS = ("model", "width", "epochs")
-SCHEDULE_KEYS = ("batch", "lr", "momentum", "weight_decay", "schedule")
-RUN_KEYS = ("dataset", "train")  # of the run file, which a scale may say otherwise
+SCHEDULE_KEYS = ("batch", "lr", "momentum", "weight_decay", "schedule", "augmentation")
+RUN_KEYS = ("dataset", "train", "compute")  # of the run file, which a scale may say otherwise
+LEFT_OUT: Mapping[str, Any] = {"augmentation": Schedule(1).augmentation, "compute": {}}  # what a run file need not say
 ABSENT = "-"
 SAFE = r"[A-Za-z0-9][A-Za-z0-9_.+-]*"
 
@@ -212,7 +213,7 @@ def resolve(
     row: Mapping[str, Any], config: Mapping[str, Any], scale: Mapping[str, Any], overrides: Mapping[str, Any]
 ) -> Cell:
     """The cell of a grid row under a run file, a scale and overrides; what does not apply to its method is left out."""
-    run = {**config["schedule"], **{key: config[key] for key in RUN_KEYS}}
+    run = {**LEFT_OUT, **config["schedule"], **{key: config[key] for key in RUN_KEYS if key in config}}
     own = {key: value for key, value in scale.items() if key in (*RUN_KEYS, *SCALE_KEYS, *SCHEDULE_KEYS)}
     values = {**run, **own, **row, **overrides}
     for key, value in overrides.items():
@@ -240,6 +241,7 @@ def resolve(
         schedule=Schedule(epochs=values["epochs"], **{key: values[key] for key in SCHEDULE_KEYS}),
         train=values["train"],
         part=config["part"],
+        compute=Compute(**values["compute"]),
     )
 
 

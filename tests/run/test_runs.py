@@ -13,7 +13,7 @@ import yaml
 from small_run import ROOT, run_file, scale, small_run
 
 from lat import runs
-from lat.cells import CellError
+from lat.cells import CellError, Compute
 from lat.runs import RunError
 
 RUN_FILES = sorted(
@@ -202,6 +202,17 @@ def test_a_scale_may_say_dataset_images_and_schedule_for_itself() -> None:
     assert run.datasets == ("digits", "cifar10")
 
 
+def test_augmentation_and_compute_are_told_by_the_run_or_the_scale_and_need_not_be() -> None:
+    fast = {"precision": "bf16", "channels_last": True}
+    schedule = run_file()["schedule"] | {"augmentation": "flip_crop"}
+    scales = [scale(), scale(name="own", augmentation="none", compute={"compile": "default"}, cells=["dnn"])]
+    run = small_run(schedule=schedule, compute=fast, scales=scales)
+    told, own, plain = run.entry("dnn@narrow").cell, run.entry("dnn@own").cell, small_run().entry("dnn").cell
+    assert (told.schedule.augmentation, told.compute) == ("flip_crop", Compute("bf16", True))
+    assert (own.schedule.augmentation, own.compute) == ("none", Compute(compile="default"))
+    assert (plain.schedule.augmentation, plain.compute) == ("none", Compute())
+
+
 def test_how_many_images_are_looked_at_decides_both_steps_and_is_left_out_where_it_is_all() -> None:
     def settings(step: str, **changes: Any) -> dict[str, Any]:
         run = small_run(**changes)
@@ -224,6 +235,8 @@ def test_how_many_images_are_looked_at_decides_both_steps_and_is_left_out_where_
         ({"scales": [scale(cells="all")]}, "scales.0.cells: 'all' is not"),
         ({"scales": [scale(cells={"tables": ["table_0"]})]}, "'table_0'"),
         ({"scales": [scale(batch=0)]}, "scales.0.batch: 0 is less than"),
+        ({"compute": {"precision": "float16"}}, "compute.precision: 'float16' is not one of"),
+        ({"scales": [scale(compute={"compile": "default"})]}, "cell 'fc_4': compile: 'default' with method"),
         ({"images": 0}, "images: 0 is less than"),
         ({"scales": [scale(epochs=0)]}, "scales.0.epochs: 0 is less than"),
         ({"scales": [scale(widht=3)]}, "'widht' was unexpected"),
@@ -251,7 +264,7 @@ def test_how_many_images_are_looked_at_decides_both_steps_and_is_left_out_where_
     ],
 )
 def test_what_does_not_fit_is_named(changes: dict[str, Any], complaint: str) -> None:
-    with pytest.raises(RunError) as raised:
+    with pytest.raises((RunError, CellError)) as raised:
         small_run(**changes)
     assert complaint in str(raised.value)
     assert "\n" not in str(raised.value)
