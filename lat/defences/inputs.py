@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 
 from lat.cells import Cell, CellError
 from lat.defences.base import Defence
-from lat.perturbation import draw_epsilon
+from lat.laws import draw_epsilon
 
 BOX = (0.0, 1.0)
 PGD_STEPS = 7
