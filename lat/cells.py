@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 LAWS = ("fixed", "normal", "abs_normal")
@@ -21,8 +21,14 @@ PAIRINGS = ("slot", "mean", "same")
 GRADIENTS = ("detached", "attached")
 SITES_OF_GRADIENT = ("output", "activation")
 RESETS = ("epoch", "once")
+SOURCES = ("gradient", "cw")
 SCHEDULES = ("steps", "constant", "cosine")
 PARTS = ("train", "fit")
+
+
+ADDED = {"added": True}
+"""Marks a field that cells did not have from the start: the JSON leaves it out while it has its default, so that cells
+which were there before keep their identity."""
 
 
 class CellError(ValueError):
@@ -66,7 +72,11 @@ class Law:
 
 @dataclass(frozen=True)
 class Reading:
-    """How the paper's layer perturbation is read: the axes of the reading study."""
+    """How the paper's layer perturbation is read: the axes of the reading study.
+
+    `source` is what R comes from: the gradients of the layers, or the perturbation of the inputs that an attack on the
+    margin loss has found (`cw`), pushed through the network; no gradient is then taken at a layer.
+    """
 
     form: str = "closed"
     scope: str = "local"
@@ -74,6 +84,7 @@ class Reading:
     gradient: str = "detached"
     at: str = "output"
     reset: str = "epoch"
+    source: str = field(default="gradient", metadata=ADDED)
 
     def __post_init__(self) -> None:
         _one_of("form", self.form, FORMS)
@@ -82,6 +93,11 @@ class Reading:
         _one_of("gradient", self.gradient, GRADIENTS)
         _one_of("at", self.at, SITES_OF_GRADIENT)
         _one_of("reset", self.reset, RESETS)
+        _one_of("source", self.source, SOURCES)
+        if self.source == "cw" and self.scope != "network":
+            raise CellError(f"source: 'cw' perturbs the network's input, so scope {self.scope!r} must be 'network'")
+        if self.source == "cw":  # no gradient is taken at a layer: one spelling, one identity
+            object.__setattr__(self, "at", "output")
         if self.pairing == "same" and self.reset != "epoch":  # nothing is carried over, so nothing can be reset
             object.__setattr__(self, "reset", "epoch")
 
@@ -166,7 +182,7 @@ class Cell:
         return str(self.law or self.input_law or "")
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"layers": list(self.layers)}
+        return _written(self) | {"layers": list(self.layers)}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Cell:
@@ -174,7 +190,8 @@ class Cell:
         known = {field.name for field in fields(cls)}
         if unknown := sorted(set(values) - known):
             raise CellError(f"{unknown[0]}: a cell has no such field; it has {', '.join(sorted(known))}")
-        if missing := sorted(known - set(values)):
+        needed = {field.name for field in fields(cls) if not field.metadata.get("added")}
+        if missing := sorted(needed - set(values)):
             raise CellError(f"{missing[0]}: missing from the cell; give it")
         nested = {"law": Law, "reading": Reading, "input_law": Law, "schedule": Schedule}
         built = {key: kind(**values[key]) if values[key] is not None else None for key, kind in nested.items()}
@@ -190,6 +207,15 @@ class Cell:
         """A readable file name: what the cell is, and eight digits of its digest."""
         layers = "-" + ".".join(self.layers) if self.layers else ""
         return f"{self.dataset}-{self.model}-w{self.width}-{self.method}{layers}-{self.digest[:8]}"
+
+
+def _written(value: Any) -> Any:
+    """A dataclass as JSON, without the fields that were added later and have their defaults."""
+    if not is_dataclass(value) or isinstance(value, type):
+        return value
+    found = {entry.name: getattr(value, entry.name) for entry in fields(value)}
+    left_out = {e.name for e in fields(value) if e.metadata.get("added") and found[e.name] == e.default}
+    return {name: _written(entry) for name, entry in found.items() if name not in left_out}
 
 
 def digest_of(value: object) -> str:

@@ -32,6 +32,7 @@ from lat.cells import (
     seed_for,
     shared_seed,
 )
+from lat.runs import ROOT, load
 
 LAYERS = ("fc1", "fc2", "fc3", "fc4")
 positive = st.floats(1e-6, 1e3)
@@ -181,8 +182,38 @@ def test_each_field_of_a_law_and_of_a_reading_counts(part: str, values: Law | Re
         "reset": "once",
     }
     for field in fields(values):
+        if field.name == "source":  # it asks for a scope: see below
+            continue
         changed = replace(values, **{field.name: others[field.name]})
         assert a_cell(**{part: changed}).digest != a_cell(**{part: values}).digest, field.name
+
+
+def test_the_source_of_r_counts_and_asks_for_the_scope_that_starts_at_the_input() -> None:
+    gradient, attack = Reading(scope="network"), Reading(scope="network", source="cw")
+    assert a_cell(reading=gradient).digest != a_cell(reading=attack).digest
+    assert Reading(scope="network", at="activation", source="cw") == attack  # no gradient is taken at a layer
+    for scope in ("local", "layer_set"):
+        with pytest.raises(CellError, match=f"source: 'cw' .* scope '{scope}' must be 'network'"):
+            Reading(scope=scope, source="cw")
+
+
+def test_a_field_that_was_added_later_is_left_out_while_it_has_its_default() -> None:
+    written = a_cell().to_json()
+    assert set(written["reading"]) == {"form", "scope", "pairing", "gradient", "at", "reset"}
+    assert Cell.from_json(written).reading == Reading()
+    attacked = a_cell(reading=Reading(scope="network", source="cw"))
+    assert attacked.to_json()["reading"]["source"] == "cw"
+    assert Cell.from_json(attacked.to_json()) == attacked
+
+
+def test_the_cells_of_the_reference_run_keep_their_identity() -> None:
+    """Digests as they were before a field was added: records, checkpoints and seeds go by them."""
+    slugs = {
+        "mnist-4fc-w12-standard-395fb916",
+        "mnist-4fc-w12-pgd-a045d12e",
+        "mnist-4fc-w256-layerwise-fc2.fc3-8c41d075",
+    }
+    assert slugs <= {entry.cell.slug for entry in load(ROOT / "config/mnist.yaml").entries}
 
 
 def test_each_field_of_a_schedule_counts() -> None:
@@ -214,6 +245,7 @@ def test_each_field_of_a_schedule_counts() -> None:
         (lambda: Reading(gradient="cut"), "gradient", "'cut'", "detached, attached"),
         (lambda: Reading(at="input"), "at", "'input'", "output, activation"),
         (lambda: Reading(reset="never"), "reset", "'never'", "epoch, once"),
+        (lambda: Reading(source="pgd"), "source", "'pgd'", "gradient, cw"),
         (lambda: Schedule(epochs=0), "epochs", "0", "at least 1"),
         (lambda: Schedule(epochs=1, batch=True), "batch", "True", "whole number"),
         (lambda: Schedule(epochs=1, lr=0), "lr", "0", "above 0"),
