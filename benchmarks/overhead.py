@@ -1,48 +1,79 @@
 """What Algorithm 1 costs: processor time of a training step of layer-wise rows over a plain one.
 
-    .venv/bin/python benchmarks/overhead.py
+    .venv/bin/python benchmarks/overhead.py                # every network that is registered
+    .venv/bin/python benchmarks/overhead.py 4fc vgg16       # some of them
 
-Rows, schedule and learning rate are those of config/mnist.yaml; the step is that of `lat.training.fit`, on random
-images of MNIST's shape. The plain and the perturbed side run in turns on one torch thread, and a pair of turns gives
-one ratio, so that what slows the machine down slows both. Printed is the median ratio of all pairs.
+The step is that of `lat.training.fit`, on random images of the dataset's shape; law and reading are the tables' default
+but for the scope. The plain and the perturbed side run in turns on one torch thread, and a pair of turns gives one
+ratio, so that what slows the machine down slows both. Printed is the median ratio of all pairs.
 """
 
 from __future__ import annotations
 
 import statistics
+import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
+from torch import nn
 
-from lat import defences, models, runs
-from lat.cells import Cell
+from lat import defences, models
+from lat.cells import Cell, Law, Reading, Schedule
+from lat.sites import PERTURBABLE
 
-WIDTHS = (10, 256)
-ROWS = {"FC Layer-4": "fc_4", "FC-3&4": "fc_34", "MLPo": "mlpo"}
-PLAIN = "dnn"
-SHAPE = (1, 28, 28)
-CLASSES = 10
-PAIRS = 40
-STEPS = 25
-"""Steps a turn: enough that the processor's clock is fine beside it."""
+SCOPES = ("local", "network")
+FULLY_CONNECTED = {"FC Layer-4": ("fc4",), "FC-3&4": ("fc3", "fc4"), "MLPo": ("fc2", "fc3", "fc4")}
 
 
-def cells(width: int) -> dict[str, Cell]:
-    """The plain row and the layer-wise ones of Tables II to IV at `width`, by the names of the grid."""
-    config = dict(runs.load(runs.ROOT / "config/mnist.yaml").config)
-    rows = [PLAIN, *ROWS.values()]
-    config["scales"] = [
-        {"name": "wide", "model": "4fc", "width": width, "epochs": 1, "seeds": 1, "cells": rows, "keep": []}
-    ]
-    return {entry.name: entry.cell for entry in runs.load(config).entries}
+@dataclass(frozen=True)
+class Network:
+    """A network at one width on images of one shape, its rows (layer sets by name; none: every layer but the first),
+    and how much is timed: pairs of turns, steps a turn (enough that the processor's clock is fine beside it), images a
+    step.
+    """
+
+    model: str
+    width: int
+    shape: tuple[int, int, int]
+    pairs: int
+    steps: int
+    rows: dict[str, tuple[str, ...]] | None = None
+    batch: int = 128
+    classes: int = 10
 
 
-def turn(cell: Cell, x: torch.Tensor, y: torch.Tensor) -> Callable[[], float]:
-    """A function that trains for STEPS steps on images (STEPS, batch, 1, 28, 28) and returns the seconds they took."""
-    model = models.build(cell.model, SHAPE, CLASSES, cell.width, seed=0)
-    defence = defences.build(model, cell, seed=0)
-    plan = cell.schedule
+MNIST, CIFAR = (1, 28, 28), (3, 32, 32)
+NETWORKS = (
+    Network("4fc", 10, MNIST, 40, 25, FULLY_CONNECTED),
+    Network("4fc", 256, MNIST, 40, 25, FULLY_CONNECTED),
+    Network("3conv2fc", 16, MNIST, 20, 2),
+    Network("vgg16", 16, CIFAR, 10, 1),
+    Network("wrn10", 1, CIFAR, 10, 1, classes=100),
+)
+
+
+def every_layer_but_the_first(network: Network) -> dict[str, tuple[str, ...]]:
+    """The row of all layers that can be perturbed, the input layer left out."""
+    model = models.build(network.model, network.shape, network.classes, network.width, seed=0)
+    names = [name for name, module in model.named_modules() if isinstance(module, PERTURBABLE)]
+    return {"All-o": tuple(names[1:])}
+
+
+def cell(network: Network, layers: tuple[str, ...] = (), scope: str = "local") -> Cell:
+    """The cell of a row; without layers the plain one."""
+    law, reading = (Law("normal", 0.1), Reading(scope=scope)) if layers else (None, None)
+    method = "layerwise" if layers else "standard"
+    plan = Schedule(1, network.batch)
+    return Cell("random", network.model, network.width, method, layers, law, reading, None, False, plan)
+
+
+def turn(network: Network, asked: Cell, x: torch.Tensor, y: torch.Tensor) -> Callable[[], float]:
+    """A function that trains for a turn on images (steps, batch, C, H, W) and returns the seconds it took."""
+    model: nn.Module = models.build(network.model, network.shape, network.classes, network.width, seed=0)
+    defence = defences.build(model, asked, seed=0)
+    plan = asked.schedule
     optimizer = torch.optim.SGD(
         model.parameters(), lr=plan.lr, momentum=plan.momentum, weight_decay=plan.weight_decay, fused=True
     )
@@ -63,16 +94,16 @@ def turn(cell: Cell, x: torch.Tensor, y: torch.Tensor) -> Callable[[], float]:
     return steps
 
 
-def ratio(cell: Cell, plain: Cell) -> float:
-    """The median over PAIRS pairs of turns of the time of `cell` over that of `plain`."""
+def ratio(network: Network, asked: Cell) -> float:
+    """The median over all pairs of turns of the time of `asked` over that of the plain cell."""
     generator = torch.Generator().manual_seed(0)
-    x = torch.rand((STEPS, plain.schedule.batch, *SHAPE), generator=generator)
-    y = torch.randint(CLASSES, (STEPS, plain.schedule.batch), generator=generator)
-    sides = turn(plain, x, y), turn(cell, x, y)
+    x = torch.rand((network.steps, network.batch, *network.shape), generator=generator)
+    y = torch.randint(network.classes, (network.steps, network.batch), generator=generator)
+    sides = turn(network, cell(network), x, y), turn(network, asked, x, y)
     for side in sides:
         side()  # the first turn allocates the optimiser's state and R
     ratios = []
-    for pair in range(PAIRS):
+    for pair in range(network.pairs):
         spent = {side: side() for side in (sides if pair % 2 else sides[::-1])}  # neither side is always the second
         ratios.append(spent[sides[1]] / spent[sides[0]])
     return statistics.median(ratios)
@@ -80,12 +111,16 @@ def ratio(cell: Cell, plain: Cell) -> float:
 
 def main() -> None:
     torch.set_num_threads(1)
-    by_width = {width: cells(width) for width in WIDTHS}
-    print("| row | " + " | ".join(f"width {width}" for width in WIDTHS) + " |")
-    print("| --- |" + " ---: |" * len(WIDTHS))
-    for title, name in ROWS.items():
-        ratios = [ratio(by_width[width][name], by_width[width][PLAIN]) for width in WIDTHS]
-        print(f"| {title} | " + " | ".join(f"{value:.2f}" for value in ratios) + " |", flush=True)
+    wanted = sys.argv[1:] or list(models.MODELS)
+    print("| network | row | " + " | ".join(f"scope {scope}" for scope in SCOPES) + " |")
+    print("| --- | --- |" + " ---: |" * len(SCOPES))
+    for network in NETWORKS:
+        if network.model not in wanted or network.model not in models.MODELS:
+            continue
+        for title, layers in (network.rows or every_layer_but_the_first(network)).items():
+            ratios = [ratio(network, cell(network, layers, scope)) for scope in SCOPES]
+            shown = " | ".join(f"{value:.2f}" for value in ratios)
+            print(f"| {network.model}, width {network.width} | {title} | {shown} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from lat.cells import Cell, CellError, Law, Reading, Schedule
 
 if TYPE_CHECKING:
+    from lat.laws import AbsNormal, Fixed, Normal
     from lat.models.layer_sets import layer_set
-    from lat.perturbation import AbsNormal, Fixed, LayerwiseAdversary, Normal, PerturbationError
+    from lat.perturbation import LayerwiseAdversary, PerturbationError
     from lat.sites import SiteError
 
 __version__ = "0.1.0"
@@ -33,10 +34,10 @@ __all__ = [
 ]
 
 _LAZY = {
-    "AbsNormal": "lat.perturbation",
-    "Fixed": "lat.perturbation",
+    "AbsNormal": "lat.laws",
+    "Fixed": "lat.laws",
     "LayerwiseAdversary": "lat.perturbation",
-    "Normal": "lat.perturbation",
+    "Normal": "lat.laws",
     "PerturbationError": "lat.perturbation",
     "SiteError": "lat.sites",
     "layer_set": "lat.models.layer_sets",

@@ -21,6 +21,7 @@ PAIRINGS = ("slot", "mean", "same")
 GRADIENTS = ("detached", "attached")
 SITES_OF_GRADIENT = ("output", "activation")
 RESETS = ("epoch", "once")
+SOURCES = ("gradient", "cw")
 SCHEDULES = ("steps", "constant", "cosine")
 AUGMENTATIONS = ("none", "flip_crop")
 PRECISIONS = ("float32", "bf16")
@@ -28,7 +29,6 @@ COMPILATIONS = ("none", "default", "reduce-overhead")
 PARTS = ("train", "fit")
 FULLY_CONNECTED = ("4fc", "4fc_input_counted")
 """The networks that are chains of fully connected layers: those that `lat equivalence` looks into."""
-
 
 ADDED = {"added": True}
 """Marks a field that cells did not have from the start: the JSON leaves it out while it has its default, so that cells
@@ -76,7 +76,11 @@ class Law:
 
 @dataclass(frozen=True)
 class Reading:
-    """How the paper's layer perturbation is read: the axes of the reading study."""
+    """How the paper's layer perturbation is read: the axes of the reading study.
+
+    `source` is what R comes from: the gradients of the layers, or the perturbation of the inputs that an attack on the
+    margin loss has found (`cw`), pushed through the network; no gradient is then taken at a layer.
+    """
 
     form: str = "closed"
     scope: str = "local"
@@ -84,6 +88,7 @@ class Reading:
     gradient: str = "detached"
     at: str = "output"
     reset: str = "epoch"
+    source: str = field(default="gradient", metadata=ADDED)
 
     def __post_init__(self) -> None:
         _one_of("form", self.form, FORMS)
@@ -92,6 +97,11 @@ class Reading:
         _one_of("gradient", self.gradient, GRADIENTS)
         _one_of("at", self.at, SITES_OF_GRADIENT)
         _one_of("reset", self.reset, RESETS)
+        _one_of("source", self.source, SOURCES)
+        if self.source == "cw" and self.scope != "network":
+            raise CellError(f"source: 'cw' perturbs the network's input, so scope {self.scope!r} must be 'network'")
+        if self.source == "cw":  # no gradient is taken at a layer: one spelling, one identity
+            object.__setattr__(self, "at", "output")
         if self.pairing == "same" and self.reset != "epoch":  # nothing is carried over, so nothing can be reset
             object.__setattr__(self, "reset", "epoch")
 

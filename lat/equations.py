@@ -3,7 +3,8 @@
 The paper's symbols are used inside: `w` a weight of shape (out, in), `b` a bias (out), `x` a batch of inputs (n, in),
 `r` a perturbation of the inputs (n, in), `g` the gradient dL/dy of the loss by a layer's output (n, out), and `eps`
 the radius: a number, or a tensor that broadcasts against (n, in) or (n, out). For convolutions an input is (channels,
-*size), an output (filters, *moved), `w` is (filters, channels / groups, *kernel), and `at` says how the kernel moves.
+*size), an output (filters, *moved), `w` is (filters, channels / groups, *kernel), and `at` says how the kernel moves;
+the weight of a transposed convolution is (channels, filters / groups, *kernel), as torch has it.
 The closed forms also take one g (1, out) for n radii. Every function works in the dtype and on the device of its
 tensors and is differentiable where the statement is. That a statement is written here does not say that it is true:
 the laws in `lat.proofs` do.
@@ -22,20 +23,27 @@ from torch.nn.functional import relu
 
 Weight = Float[Tensor, "out in"]
 Kernel = Float[Tensor, "filters channels *kernel"]
+TransposedKernel = Float[Tensor, "channels filters *kernel"]
 Epsilon = Tensor | float
+
+
+ConvolutionalModule = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 
 
 @dataclass(frozen=True)
 class Geometry:
     """How the kernel of a convolution moves over its input: one number a spatial axis, zeros as padding on both sides.
 
-    Raises ValueError where the numbers of axes differ or a number is out of range.
+    A transposed convolution is the transpose of the convolution that moves so over its output; `output_padding` says by
+    how much its output is longer than the least that this convolution takes (empty: by nothing). A convolution itself
+    has none. Raises ValueError where the numbers of axes differ or a number is out of range.
     """
 
     stride: tuple[int, ...]
     padding: tuple[int, ...]
     dilation: tuple[int, ...]
     groups: int = 1
+    output_padding: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.stride) == len(self.padding) == len(self.dilation) <= 3:
@@ -48,9 +56,16 @@ class Geometry:
                 f"stride, padding, dilation, groups: {self.stride}, {self.padding}, {self.dilation}, {self.groups}; "
                 "padding starts at 0, the others at 1"
             )
+        if self.output_padding:
+            axes = zip(self.output_padding, self.stride, self.dilation, strict=False)
+            if len(self.output_padding) != self.axes or not all(0 <= p < max(s, d) for p, s, d in axes):
+                raise ValueError(
+                    f"output_padding: {self.output_padding}, stride: {self.stride}, dilation: {self.dilation}; "
+                    "give one number a spatial axis, at least 0 and below its stride or dilation, or none"
+                )
 
     @classmethod
-    def of(cls, module: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> Geometry:
+    def of(cls, module: ConvolutionalModule) -> Geometry:
         """How the kernel of a layer moves, the words 'valid' and 'same' written as numbers.
 
         Raises ValueError where the padding is not of zeros, or not the same on both sides.
@@ -65,12 +80,19 @@ class Geometry:
             padding = tuple(span // 2 for span in spans)
         elif isinstance(padding, str):
             padding = (0,) * len(spans)
-        return cls(module.stride, padding, module.dilation, module.groups)
+        further = module.output_padding if module.transposed else ()
+        return cls(module.stride, padding, module.dilation, module.groups, further)
 
     @property
     def axes(self) -> int:
         """The number of spatial axes."""
         return len(self.stride)
+
+    def transposed_size(self, kernel: Sequence[int], size: Sequence[int]) -> tuple[int, ...]:
+        """The size of a transposed convolution's outputs for inputs of `size`."""
+        extra = self.output_padding or (0,) * self.axes
+        axes = zip(size, kernel, self.stride, self.padding, self.dilation, extra, strict=True)
+        return tuple((whole - 1) * s - 2 * p + d * (k - 1) + 1 + more for whole, k, s, p, d, more in axes)
 
 
 Convolution = tuple[Tensor, Geometry]
@@ -84,7 +106,7 @@ def adversarial_output(
     return x @ w.T + b + output_change(w, r)
 
 
-def output_change(w: Weight, r: Float[Tensor, "n in"]) -> Float[Tensor, "n out"]:
+def output_change(w: Weight, r: Float[Tensor, "*n in"]) -> Float[Tensor, "*n out"]:
     """Eq. (5). The change of the layer's output under r: y_adv - y = w r."""
     return r @ w.T
 
@@ -99,7 +121,7 @@ def stacked_change(weights: Sequence[Tensor], r: Float[Tensor, "n in"]) -> Float
     return r
 
 
-def input_gradient(g: Float[Tensor, "n out"], w: Weight) -> Float[Tensor, "n in"]:
+def input_gradient(g: Float[Tensor, "*n out"], w: Weight) -> Float[Tensor, "*n in"]:
     """Eq. (6), line 3: dL/dx = dL/dy w, the gradient of the loss by the layer's input."""
     return g @ w
 
@@ -215,6 +237,68 @@ def convolution_closed(
 ) -> Float[Tensor, "n filters *moved"]:
     """Eq. (8), right side, in the reading whose shapes fit: eps (|w| * 1) ⊙ sign(dL/dy)."""
     return eps * convolution_closed_radius(w, at, size) * torch.sign(g)
+
+
+def transposed_convolution(
+    w: TransposedKernel, x: Float[Tensor, "n in *size"], at: Geometry
+) -> Float[Tensor, "n out *moved"]:
+    """Eq. (8)'s w * x for a transposed convolution, without a bias: the adjoint of `convolution` by the same w."""
+    convolve = (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d)[at.axes - 1]
+    return convolve(x, w, None, at.stride, at.padding, at.output_padding or (0,) * at.axes, at.groups, at.dilation)
+
+
+def transposed_convolution_change(
+    w: TransposedKernel, r: Float[Tensor, "n in *size"], at: Geometry
+) -> Float[Tensor, "n out *moved"]:
+    """Eq. (8), left side, for a transposed convolution: the change of the layer's output under r."""
+    return transposed_convolution(w, r, at)
+
+
+def transposed_convolution_input_gradient(
+    g: Float[Tensor, "n out *moved"], w: TransposedKernel, at: Geometry, size: Sequence[int]
+) -> Float[Tensor, "n in *size"]:
+    """Eq. (8), dL/dx = dL/dy dy/dx, for a transposed convolution of inputs of `size` (their spatial axes): the
+    convolution of dL/dy by w, without the windows that only the output padding has made room for.
+
+    Raises ValueError where inputs of `size` do not give outputs of g's size.
+    """
+    moved = at.transposed_size(w.shape[2:], size)
+    if tuple(g.shape[2:]) != moved:
+        raise ValueError(
+            f"size: inputs of {tuple(size)} give outputs of {moved}, not {tuple(g.shape[2:])}; give their size"
+        )
+    gradient = convolution(w, g, at)
+    for axis, length in enumerate(size, start=2):
+        gradient = gradient.narrow(axis, 0, length)
+    return gradient
+
+
+def transposed_convolution_propagated(
+    g: Float[Tensor, "n out *moved"], w: TransposedKernel, eps: Epsilon, at: Geometry, size: Sequence[int]
+) -> Float[Tensor, "n out *moved"]:
+    """Eq. (8), left side, for a transposed convolution: w * r with r = eps sign(dL/dx)."""
+    r = eps * torch.sign(transposed_convolution_input_gradient(g, w, at, size))
+    return transposed_convolution_change(w, r, at)
+
+
+def transposed_convolution_closed_radius(
+    w: TransposedKernel, at: Geometry, size: Sequence[int], initial: Float[Tensor, "in *size"] | None = None
+) -> Float[Tensor, " out *moved"]:
+    """Eq. (8), right side, for a transposed convolution, in the reading whose shapes fit: |w| * 1, the boundary
+    included.
+
+    How far each output can move when every input of `size` moves by at most 1, or by at most its entry of `initial`.
+    """
+    if initial is None:
+        initial = torch.ones(w.shape[0], *size, dtype=w.dtype, device=w.device)
+    return transposed_convolution(w.abs(), initial[None], at)[0]
+
+
+def transposed_convolution_closed(
+    g: Float[Tensor, "#n out *moved"], w: TransposedKernel, eps: Epsilon, at: Geometry, size: Sequence[int]
+) -> Float[Tensor, "n out *moved"]:
+    """Eq. (8), right side, for a transposed convolution: eps (|w| * 1) ⊙ sign(dL/dy), in the same reading."""
+    return eps * transposed_convolution_closed_radius(w, at, size) * torch.sign(g)
 
 
 def convolution_stack_change(layers: Sequence[Convolution], r: Tensor) -> Tensor:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from lat import equations
 from lat.equations import Geometry
-from lat.sites import CONVOLUTIONS, Convolution, Layer
+from lat.sites import CONVOLUTIONS, TRANSPOSED, Convolution, Layer, TransposedConvolution
 
 
 @dataclass(frozen=True)
@@ -20,11 +18,15 @@ class FullyConnected:
 
     module: nn.Linear
 
-    def change(self, r: Float[Tensor, "n in"]) -> Float[Tensor, "n out"]:
+    def change(self, r: Float[Tensor, "*n in"]) -> Float[Tensor, "*n out"]:
         """Eq. (5): the change of the output under r."""
         return equations.output_change(self.module.weight, r)
 
-    def input_gradient(self, g: Float[Tensor, "n out"]) -> Float[Tensor, "n in"]:
+    def absolute_change(self, r: Float[Tensor, "*n in"]) -> Float[Tensor, "*n out"]:
+        """Eq. (7), its weights' absolute values: |w| r."""
+        return equations.output_change(self.module.weight.abs(), r)
+
+    def input_gradient(self, g: Float[Tensor, "*n out"]) -> Float[Tensor, "*n in"]:
         """Eq. (6), line 3: dL/dx from g = dL/dy."""
         return equations.input_gradient(g, self.module.weight)
 
@@ -44,6 +46,10 @@ class Convolved:
         """Eq. (8), left side: the change of the output under r."""
         return equations.convolution_change(self.module.weight, r, Geometry.of(self.module))
 
+    def absolute_change(self, r: Float[Tensor, "n in *size"]) -> Float[Tensor, "n filters *moved"]:
+        """Eq. (9), its weights' absolute values: |w| * r."""
+        return equations.convolution_change(self.module.weight.abs(), r, Geometry.of(self.module))
+
     def input_gradient(self, g: Float[Tensor, "n filters *moved"]) -> Float[Tensor, "n in *size"]:
         """Eq. (8): dL/dx from g = dL/dy."""
         return equations.convolution_input_gradient(g, self.module.weight, Geometry.of(self.module), self.size)
@@ -53,28 +59,45 @@ class Convolved:
         return equations.convolution_closed_radius(self.module.weight, Geometry.of(self.module), self.size, initial)
 
 
-LinearMap = FullyConnected | Convolved
+@dataclass(frozen=True)
+class TransposedConvolved:
+    """The map r -> w * r of a transposed convolution on inputs of `size` (their spatial axes), by its weight."""
+
+    module: TransposedConvolution
+    size: tuple[int, ...]
+
+    @property
+    def outputs(self) -> tuple[int, ...]:
+        """The shape (out, *moved) of an output."""
+        moved = Geometry.of(self.module).transposed_size(self.module.kernel_size, self.size)
+        return (self.module.out_channels, *moved)
+
+    def change(self, r: Float[Tensor, "n in *size"]) -> Float[Tensor, "n out *moved"]:
+        """Eq. (8), left side: the change of the output under r."""
+        return equations.transposed_convolution_change(self.module.weight, r, Geometry.of(self.module))
+
+    def absolute_change(self, r: Float[Tensor, "n in *size"]) -> Float[Tensor, "n out *moved"]:
+        """Eq. (9), its weights' absolute values: |w| * r."""
+        return equations.transposed_convolution_change(self.module.weight.abs(), r, Geometry.of(self.module))
+
+    def input_gradient(self, g: Float[Tensor, "n out *moved"]) -> Float[Tensor, "n in *size"]:
+        """Eq. (8): dL/dx from g = dL/dy."""
+        at = Geometry.of(self.module)
+        return equations.transposed_convolution_input_gradient(g, self.module.weight, at, self.size)
+
+    def closed_radius(self, initial: Float[Tensor, "in *size"] | None = None) -> Float[Tensor, " out *moved"]:
+        """Eqs. (8) and (9): |w| * 1, or |w| * `initial`, the boundary included."""
+        at = Geometry.of(self.module)
+        return equations.transposed_convolution_closed_radius(self.module.weight, at, self.size, initial)
+
+
+LinearMap = FullyConnected | Convolved | TransposedConvolved
 
 
 def linear_map(module: Layer, size: tuple[int, ...]) -> LinearMap:
     """The linear map of `module` on inputs of shape `size`, which is without the batch axis."""
-    return Convolved(module, size[1:]) if isinstance(module, CONVOLUTIONS) else FullyConnected(module)
-
-
-def propagated(maps: Sequence[LinearMap], r: Tensor) -> Tensor:
-    """Eqs. (5) and (9): r (n, *in) pushed through the maps in the order of the forward pass, to (n, *out)."""
-    for step in maps:
-        r = step.change(r)
-    return r
-
-
-def closed(maps: Sequence[LinearMap], g: Tensor, eps: Tensor | float) -> Tensor:
-    """Eqs. (6)-(9), closed: eps (|w_n| ... |w_1| 1) ⊙ sign(g), with g (n, *out) the gradient at the last map's output.
-
-    `eps` is a number or broadcasts against (n, *out).
-    """
-    first, *rest = maps
-    radius = first.closed_radius()
-    for step in rest:
-        radius = step.closed_radius(radius)
-    return eps * radius * torch.sign(g)
+    if isinstance(module, CONVOLUTIONS):
+        return Convolved(module, size[1:])
+    if isinstance(module, TRANSPOSED):
+        return TransposedConvolved(module, size[1:])
+    return FullyConnected(module)

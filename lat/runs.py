@@ -35,11 +35,13 @@ ROW_KEYS = (
     "gradient",
     "at",
     "reset",
+    "source",
     "input_law",
     "input_radius",
     "input_draw",
     "mix",
 )
+READING_KEYS = ("form", "scope", "pairing", "gradient", "at", "reset", "source")
 SCALE_KEYS = ("model", "width", "epochs")
 SCHEDULE_KEYS = ("batch", "lr", "momentum", "weight_decay", "schedule", "augmentation")
 RUN_KEYS = ("dataset", "train", "compute")  # of the run file, which a scale may say otherwise
@@ -231,9 +233,7 @@ def resolve(
         method=method,
         layers=tuple(str(values["layers"]).split(",")) if layerwise and values["layers"] != ABSENT else (),
         law=_law(values["law"], values["radius"], values["draw"], "radius") if layerwise else None,
-        reading=Reading(**{key: values[key] for key in ("form", "scope", "pairing", "gradient", "at", "reset")})
-        if layerwise
-        else None,
+        reading=Reading(**{key: values[key] for key in READING_KEYS}) if layerwise else None,
         input_law=_law(values["input_law"], values["input_radius"], values["input_draw"], "input_radius")
         if conventional
         else None,

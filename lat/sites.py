@@ -1,15 +1,15 @@
 """Sites: where a network can be perturbed, and how its layers' outputs are captured and changed, always undone.
 
-A *site* is the output of one fully connected or convolutional layer before its activation. `Tap` hooks sites for the
-length of a block; `chain` orders the layers of a network that is a chain, for perturbations that start at an earlier
-layer and for gradients at the activation.
+A *site* is the output of one fully connected or convolutional layer before its activation; a transposed convolution is
+a convolutional layer too. `Tap` hooks sites for the length of a block; `chain` orders the layers of a network that is a
+chain, for gradients at the activation.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, NoReturn
 
 import torch
@@ -18,9 +18,11 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn import functional
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
-Layer = nn.Linear | Convolution
+TransposedConvolution = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
+Layer = nn.Linear | Convolution | TransposedConvolution
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-PERTURBABLE = (nn.Linear, *CONVOLUTIONS)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+PERTURBABLE = (nn.Linear, *CONVOLUTIONS, *TRANSPOSED)
 PASSED_UNCHANGED = (nn.ReLU, nn.Flatten, nn.Identity, nn.Dropout)
 FUNCTIONS_PASSED = (torch.relu, functional.relu, torch.flatten)
 METHODS_PASSED = ("relu", "flatten")
@@ -143,6 +145,10 @@ def activation_after(order: Sequence[tuple[str, nn.Module]], name: str) -> str:
     return name
 
 
+Reader = Callable[[nn.Module, Tensor], Tensor | None]
+"""What is kept of a module and its input x (n, *size), if anything."""
+
+
 class Tap:
     """While its block lasts, changes the outputs of named modules and records the gradients that reach them.
 
@@ -151,20 +157,31 @@ class Tap:
     dL/dy (n, *out) that backward passes through them have summed up, also after the block; a module that changes its
     input in place, such as ReLU(inplace=True), does not change them. `sizes` holds the shape of the last input of every
     module without its batch axis; it is there before `change` is called. Modules in eval mode are otherwise left
-    alone. The hooks are gone when the block ends, whatever was raised in it.
+    alone. `readers` name further modules, whose outputs are left alone: what a reader makes of its module and the
+    input x (n, *size) is in `seen`, and the input's shape in `sizes`. The hooks are gone when the block ends, whatever
+    was raised in it.
     """
 
-    def __init__(self, modules: Mapping[str, nn.Module], change: Callable[[str, Tensor], Tensor | None]) -> None:
+    def __init__(
+        self,
+        modules: Mapping[str, nn.Module],
+        change: Callable[[str, Tensor], Tensor | None],
+        readers: Mapping[str, tuple[nn.Module, Reader]] = MappingProxyType({}),
+    ) -> None:
         self.modules = modules
         self.change = change
+        self.readers = readers
         self.edges: dict[str, GradientEdge | None] = {}
         self.gradients: dict[str, Tensor] = {}
         self.sizes: dict[str, tuple[int, ...]] = {}
+        self.seen: dict[str, Tensor] = {}
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
     def __enter__(self) -> Tap:
         for name, module in self.modules.items():
             self._handles.append(module.register_forward_hook(_Hook(self, name), with_kwargs=True))
+        for name, (module, reader) in self.readers.items():
+            self._handles.append(module.register_forward_hook(_Read(self, name, reader), with_kwargs=True))
         return self
 
     def __exit__(
@@ -174,16 +191,21 @@ class Tap:
             self._handles.pop().remove()
 
 
-class _Hook:
-    """The forward hook of one site; an object, so that a copy of the hooked module can be refused."""
+class _Uncopied:
+    """A hook that is an object, so that a copy of the hooked module can be refused."""
+
+    def __deepcopy__(self, memo: object) -> NoReturn:
+        raise SiteError("deepcopy inside the block would copy its hooks; leave the block first")
+
+
+class _Hook(_Uncopied):
+    """The forward hook of one site."""
 
     def __init__(self, tap: Tap, name: str) -> None:
         self.tap = tap
         self.name = name
 
-    def __call__(
-        self, module: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor], y: Tensor
-    ) -> Tensor | None:
+    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], y: Tensor) -> Tensor | None:
         tap, name = self.tap, self.name
         x, *_ = (*inputs, *named.values())
         tap.sizes[name] = tuple(x.shape[1:])
@@ -200,8 +222,21 @@ class _Hook:
             changed.register_hook(_Sum(tap.gradients, name))
         return changed
 
-    def __deepcopy__(self, memo: object) -> NoReturn:
-        raise SiteError("deepcopy inside the block would copy its hooks; leave the block first")
+
+class _Read(_Uncopied):
+    """The forward hook of one module that is only read."""
+
+    def __init__(self, tap: Tap, name: str, reader: Reader) -> None:
+        self.tap = tap
+        self.name = name
+        self.reader = reader
+
+    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], y: object) -> None:
+        x, *_ = (*inputs, *named.values())
+        self.tap.sizes[self.name] = tuple(x.shape[1:])
+        found = self.reader(module, x)
+        if found is not None:
+            self.tap.seen[self.name] = found
 
 
 class _Sum:

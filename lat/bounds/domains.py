@@ -34,6 +34,10 @@ class Domain(ABC, Generic[Value]):
         """Through w * x + b."""
 
     @abstractmethod
+    def transposed(self, w: Tensor, b: Tensor | None, at: Geometry, value: Value) -> Value:
+        """Through the transposed convolution w * x + b."""
+
+    @abstractmethod
     def relu(self, value: Value) -> Value:
         """Through ReLU."""
 
@@ -62,6 +66,9 @@ class Radii(Domain[Tensor]):
     def convolution(self, w: Tensor, b: Tensor | None, at: Geometry, value: Tensor) -> Tensor:
         return primitives.convolution_radius(w, at, value)
 
+    def transposed(self, w: Tensor, b: Tensor | None, at: Geometry, value: Tensor) -> Tensor:
+        return primitives.transposed_convolution_radius(w, at, value)
+
     def relu(self, value: Tensor) -> Tensor:
         return primitives.relu_radius(value)
 
@@ -86,6 +93,9 @@ class Intervals(Domain[Interval]):
 
     def convolution(self, w: Tensor, b: Tensor | None, at: Geometry, value: Interval) -> Interval:
         return primitives.convolution_interval(w, b, at, *value)
+
+    def transposed(self, w: Tensor, b: Tensor | None, at: Geometry, value: Interval) -> Interval:
+        return primitives.transposed_convolution_interval(w, b, at, *value)
 
     def relu(self, value: Interval) -> Interval:
         return primitives.relu_interval(*value)

@@ -125,18 +125,23 @@ class _GraphTracer(Tracer):
         return _Traced(node, self)
 
 
-def traced(model: nn.Module, modules: Mapping[str, nn.Module]) -> fx.Graph:
-    """The graph of the forward pass, without what does not reach the output.
-
-    Raises BoundsError where there is none, or an operation overwrites what another one reads.
-    """
+def trace(model: nn.Module) -> fx.Graph:
+    """The graph of the forward pass. Raises BoundsError where there is none."""
     try:
-        graph = _GraphTracer().trace(model)
+        return _GraphTracer().trace(model)
     except Exception as error:  # fx raises whatever the traced forward raises
         raise BoundsError(
             f"{type(model).__name__} cannot be traced ({error}); bounds need a forward pass that is the same for "
             "all inputs"
         ) from error
+
+
+def traced(model: nn.Module, modules: Mapping[str, nn.Module]) -> fx.Graph:
+    """The graph of the forward pass, without what does not reach the output.
+
+    Raises BoundsError where there is none, or an operation overwrites what another one reads.
+    """
+    graph = trace(model)
     for node in graph.nodes:
         if node.op == "get_attr":
             raise BoundsError(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lat.bounds.domains import Domain
-from lat.equations import Geometry
+from lat.equations import ConvolutionalModule, Geometry
 
 Value = TypeVar("Value")
 
@@ -24,9 +24,11 @@ DROPOUTS: tuple[type[nn.Module], ...] = (
 )  # fmt: skip
 NORMS: tuple[type[nn.Module], ...] = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 CONVOLUTIONS: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED: tuple[type[nn.Module], ...] = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 MODULES: tuple[type[nn.Module], ...] = (
     nn.Linear,
     *CONVOLUTIONS,
+    *TRANSPOSED,
     nn.ReLU,
     nn.Flatten,
     *NORMS,
@@ -77,6 +79,8 @@ def through_module(domain: Domain[Value], name: str, module: nn.Module, value: V
         return domain.linear(module.weight, module.bias, value)
     if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
         return domain.convolution(module.weight, module.bias, geometry(name, module), value)
+    if isinstance(module, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d):
+        return domain.transposed(module.weight, module.bias, geometry(name, module), value)
     if isinstance(module, nn.ReLU):
         return domain.relu(value)
     if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
@@ -170,7 +174,7 @@ def normalisation(
     return scale.view(wide), shift.view(wide)
 
 
-def geometry(name: str, module: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> Geometry:
+def geometry(name: str, module: ConvolutionalModule) -> Geometry:
     """How the module's kernel moves. Raises BoundsError for a padding that is not of zeros, the same on both sides."""
     try:
         return Geometry.of(module)

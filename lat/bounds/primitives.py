@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lat import equations
-from lat.equations import Geometry, Kernel, Weight
+from lat.equations import Geometry, Kernel, TransposedKernel, Weight
 
 Interval = tuple[Tensor, Tensor]
 Units = Float[Tensor, "n *shape"]
@@ -49,6 +49,13 @@ def convolution_radius(w: Kernel, at: Geometry, radius: Float[Tensor, "n in *siz
     Row by row it is `equations.convolution_closed_radius` with that row as the initial value.
     """
     return equations.convolution(w.abs(), radius, at)
+
+
+def transposed_convolution_radius(
+    w: TransposedKernel, at: Geometry, radius: Float[Tensor, "n in *size"]
+) -> Float[Tensor, "n out *moved"]:
+    """max_r |(w * r)_i| over |r_j| <= radius_j for a transposed convolution, for each output i: |w| * radius."""
+    return equations.transposed_convolution(w.abs(), radius, at)
 
 
 def relu_radius(radius: Units) -> Units:
@@ -117,6 +124,24 @@ def convolution_interval(
     if b is not None:
         centre = centre + b.view(-1, *[1] * at.axes)
     rho = convolution_radius(w, at, (high - low) / 2)
+    return centre - rho, centre + rho
+
+
+def transposed_convolution_interval(
+    w: TransposedKernel,
+    b: Float[Tensor, " out"] | None,
+    at: Geometry,
+    low: Float[Tensor, "n in *size"],
+    high: Float[Tensor, "n in *size"],
+) -> tuple[Float[Tensor, "n out *moved"], Float[Tensor, "n out *moved"]]:
+    """[min_x (w * x + b)_i, max_x (w * x + b)_i] over low <= x <= high for a transposed convolution, for each output i.
+
+    With centre c and radius rho as in `linear_interval`: w * c + b -+ |w| * rho.
+    """
+    centre = equations.transposed_convolution(w, (low + high) / 2, at)
+    if b is not None:
+        centre = centre + b.view(-1, *[1] * at.axes)
+    rho = transposed_convolution_radius(w, at, (high - low) / 2)
     return centre - rho, centre + rho
 
 

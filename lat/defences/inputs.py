@@ -7,15 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from lat.cells import Cell, CellError
+from lat.defences.ascent import BOX, ascent, gradient, summed_cross_entropy
 from lat.defences.base import Defence, placed
-from lat.perturbation import draw_epsilon
-
-BOX = (0.0, 1.0)
-PGD_STEPS = 7
-PGD_STEP_SIZE = 1 / 4  # of epsilon
+from lat.laws import draw_epsilon
 
 
 class InputDefence(Defence):
@@ -62,9 +58,7 @@ class InputDefence(Defence):
 
     def gradient(self, x: Tensor, y: Tensor) -> Tensor:
         """dL/dx of the plain network, (n, C, H, W); the parameters' gradients are left as they are."""
-        x = x.detach().requires_grad_()
-        (g,) = torch.autograd.grad(cross_entropy(self.model(x), y, reduction="sum"), x)
-        return g
+        return gradient(self.model, x, y, summed_cross_entropy)
 
 
 class Fgsm(InputDefence):
@@ -136,9 +130,4 @@ class Pgd(InputDefence):
     def perturbed(self, x: Tensor, y: Tensor) -> Tensor:
         eps = self.epsilon(x)
         eps = eps.abs() if isinstance(eps, Tensor) else abs(eps)
-        low, high = (x - eps).clamp(min=BOX[0]), (x + eps).clamp(max=BOX[1])
-        start = x + eps * (2 * torch.rand(x.shape, generator=self.own_generator(x), device=x.device, dtype=x.dtype) - 1)
-        z = start.clamp(*BOX)
-        for _ in range(PGD_STEPS):
-            z = (z + PGD_STEP_SIZE * eps * self.gradient(z, y).sign()).clamp(low, high)
-        return z
+        return ascent(self.model, x, y, eps, summed_cross_entropy, self.own_generator(x))

@@ -15,7 +15,7 @@ from lat.proofs.comparison import equal
 from lat.proofs.enumeration import Counterexample
 from lat.proofs.law import Law, anything, nonnegative, nonzero
 from lat.proofs.sampling import DTYPE, Draw, Experiment
-from lat.sites import PERTURBABLE, Tap
+from lat.sites import CONVOLUTIONS, PERTURBABLE, TRANSPOSED, Tap
 
 CLASSES = 3
 Gradients = dict[str, Tensor]
@@ -133,7 +133,7 @@ def _injected(draw: Draw) -> Tensor:
     """A layer of any kind that can be perturbed, at x + r, and the same with w r added to its output through a `Tap`."""
     kind = draw(st.sampled_from(PERTURBABLE))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32 - 1)))
-    axes = [nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d].index(kind)
+    axes = next((axis for axis in (1, 2, 3) if kind in (CONVOLUTIONS[axis - 1], TRANSPOSED[axis - 1])), 0)
     groups = draw(st.sampled_from([1, 2])) if axes else 1
     if axes:
         stride, padding, dilation = (draw(st.integers(low, 2)) for low in (1, 0, 1))
@@ -156,8 +156,8 @@ LAWS = (
         id="5.injection",
         role="step",
         statement='"layer"(x + r) = "layer"(x) + W r',
-        domain="every kind of layer that can be perturbed (fully connected, convolutions of one to three axes), w r added to "
-        "its output by the hooks that training uses",
+        domain="every kind of layer that can be perturbed (fully connected, convolutions of one to three axes and their transposes), w r "
+        "added to its output by the hooks that training uses",
         evidence=(Experiment(_injected),),
     ),
     Law(

@@ -380,7 +380,7 @@ def test_what_bounds_cannot_pass_is_refused_by_name(model: nn.Module, complaint:
         (nn.MaxPool2d(2, return_indices=True), "'0': return_indices gives two outputs"),
         (nn.AvgPool2d(2, divisor_override=-2), "'0': divisor_override is -2; bounds need a positive divisor"),
         (nn.Flatten(0), "'0' flattens the examples of a batch into one"),
-        (nn.ConvTranspose2d(2, 2, 2), "'0' is a ConvTranspose2d, which bounds cannot pass"),
+        (nn.Bilinear(2, 2, 2), "'0' is a Bilinear, which bounds cannot pass"),
         (Function(lambda x, _: functional.max_pool2d(x, 2, return_indices=True)[0]), "(max_pool2d_with_indices) is"),
         (Function(lambda x, _: functional.avg_pool2d(x, 2, 2, 0, False, True, -1)), "divisor_override is -1"),
         (Function(lambda x, _: x + functional.max_pool2d(x, 2)), "'add' adds outputs of the shapes (2, 8, 8) and"),

@@ -20,7 +20,7 @@ from lat.sites import PERTURBABLE
 
 ROOT = Path(__file__).resolve().parents[2]
 COLUMNS = ("clean", "fgsm", "ifgsm", "pgd", "eot", "cw")
-READING = ("form", "scope", "pairing", "gradient", "at", "reset")
+READING = ("form", "scope", "pairing", "gradient", "at", "reset", "source")
 NAMES = ("cells", "tables", "claims", "assumptions")
 
 

@@ -172,6 +172,38 @@ def dense(w: Tensor, at: Geometry, size: Sequence[int]) -> Tensor:
     return torch.cat([w.new_zeros(1), w.flatten()])[numbers]
 
 
+def lengthened(kernel: Sequence[int], at: Geometry, size: Sequence[int]) -> tuple[int, ...]:
+    """The size to which a transposed convolution spreads inputs of `size`: the last tap of the last input is its last
+    place but for the padding, which is cut off on both sides, and the output padding, which is put behind it.
+    """
+    extra = at.output_padding or (0,) * len(size)
+    axes = zip(kernel, at.stride, at.padding, at.dilation, size, extra, strict=True)
+    return tuple(s * (whole - 1) + d * (k - 1) + 1 - 2 * p + more for k, s, p, d, whole, more in axes)
+
+
+def transposed_taps(kernel: Sequence[int], channels: int, filters: int, at: Geometry, size: Sequence[int]) -> Tensor:
+    """The matrix (outputs, inputs) of a transposed convolution with the number of a weight in each entry, from 1; 0 for
+    none. Found by spreading every input over the outputs, one tap of the kernel after the other.
+    """
+    outputs = lengthened(kernel, at, size)
+    shape = (channels, filters // at.groups, *kernel)
+    w = np.arange(1, prod(shape) + 1).reshape(shape)
+    out = np.zeros((filters, *outputs, channels, *size), dtype=np.int64)
+    for c, f, place, k in product(range(channels), range(shape[1]), np.ndindex(*size), np.ndindex(*kernel)):
+        seen = tuple(
+            i * s + j * d - p for i, s, j, d, p in zip(place, at.stride, k, at.dilation, at.padding, strict=True)
+        )
+        if all(0 <= i < whole for i, whole in zip(seen, outputs, strict=True)):
+            out[(c // (channels // at.groups) * shape[1] + f, *seen, c, *place)] = w[(c, f, *k)]
+    return torch.from_numpy(out.reshape(filters * prod(outputs), -1))
+
+
+def transposed_dense(w: Tensor, at: Geometry, size: Sequence[int]) -> Tensor:
+    """The matrix (outputs, inputs) of a transposed convolution on inputs of `size`, differentiable by w."""
+    numbers = transposed_taps(w.shape[2:], w.shape[0], w.shape[1] * at.groups, at, size)
+    return torch.cat([w.new_zeros(1), w.flatten()])[numbers]
+
+
 def cell(
     method: str = "layerwise",
     layers: tuple[str, ...] = (),

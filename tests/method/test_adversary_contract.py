@@ -199,12 +199,14 @@ def test_a_layer_called_twice_in_one_block_is_an_error() -> None:
     assert is_plain(model, adversary)
 
 
-def test_a_network_that_is_no_chain_is_perturbed_in_scope_local_and_refused_in_the_others() -> None:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)).double()
-    step(model, LayerwiseAdversary(model, ["3"], 0.1), 0)
+def test_what_radii_cannot_pass_is_left_alone_in_scope_local_and_refused_by_name_in_the_others() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(6, 4), nn.LayerNorm(4), nn.Linear(4, 3)).double()
+    step(model, LayerwiseAdversary(model, ["1", "3"], 0.1), 0)
     for scope in ("layer_set", "network"):
-        with pytest.raises(SiteError, match="'2' is a BatchNorm1d, which radii cannot pass; use scope 'local'"):
-            LayerwiseAdversary(model, ["3"], 0.1, Reading(scope=scope))
+        with pytest.raises(SiteError) as error:
+            LayerwiseAdversary(model, ["1", "3"], 0.1, Reading(scope=scope))
+        assert str(error.value).startswith(f"scope '{scope}' leads through '2', a LayerNorm, which radii cannot pass")
+        assert str(error.value).endswith("use scope 'local' with the gradient at 'output'")
 
 
 # Precision -----------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from plain_network import Epsilons, taps
+from plain_network import Epsilons, taps, transposed_taps
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.functional import cross_entropy, relu
@@ -36,11 +36,15 @@ class Kind:
         module = self.make()
         if self.at is None:
             return torch.arange(1, module.weight.numel() + 1).view(module.weight.shape)
-        return taps(module.kernel_size, module.in_channels, module.out_channels, self.at, self.shape[1:])
+        numbers = transposed_taps if module.transposed else taps
+        return numbers(module.kernel_size, module.in_channels, module.out_channels, self.at, self.shape[1:])
 
 
-def by_axes(axes: int, stride: int = 1, padding: int = 0, dilation: int = 1, groups: int = 1) -> Geometry:
-    return Geometry((stride,) * axes, (padding,) * axes, (dilation,) * axes, groups)
+def by_axes(
+    axes: int, stride: int = 1, padding: int = 0, dilation: int = 1, groups: int = 1, more: int | None = None
+) -> Geometry:
+    further = () if more is None else (more,) * axes
+    return Geometry((stride,) * axes, (padding,) * axes, (dilation,) * axes, groups, further)
 
 
 KINDS = {
@@ -75,12 +79,30 @@ KINDS = {
         lambda: nn.Conv3d(1, 2, (2, 1, 3), stride=2, padding=1), (1, 3, 2, 3), by_axes(3, 2, 1),
         lambda x, w, b: functional.conv3d(x, w, b, 2, 1),
     ),
+    "transposed 1d": Kind(lambda: nn.ConvTranspose1d(2, 3, 3), (2, 4), by_axes(1, more=0), functional.conv_transpose1d),
+    "transposed 1d, longer by more than its stride": Kind(
+        lambda: nn.ConvTranspose1d(1, 2, 2, dilation=3, output_padding=2), (1, 3), by_axes(1, 1, 0, 3, more=2),
+        lambda x, w, b: functional.conv_transpose1d(x, w, b, 1, 0, 2, 1, 3),
+    ),
+    "transposed 2d strided, padded, lengthened, dilated, grouped": Kind(
+        lambda: nn.ConvTranspose2d(
+            4, 2, (3, 2), stride=(2, 3), padding=(1, 0), output_padding=(1, 2), groups=2, dilation=(1, 2)
+        ),
+        (4, 2, 2), Geometry((2, 3), (1, 0), (1, 2), 2, (1, 2)),
+        lambda x, w, b: functional.conv_transpose2d(x, w, b, (2, 3), (1, 0), (1, 2), 2, (1, 2)),
+    ),
+    "transposed 3d": Kind(
+        lambda: nn.ConvTranspose3d(1, 2, (2, 1, 2), stride=(1, 2, 1)), (1, 2, 1, 2),
+        Geometry((1, 2, 1), (0,) * 3, (1,) * 3, 1, (0,) * 3),
+        lambda x, w, b: functional.conv_transpose3d(x, w, b, (1, 2, 1)),
+    ),
 }  # fmt: skip
 HARD = [
     "linear",
     "conv1d strided, inputs left over",
     "conv2d strided, padded, dilated, grouped",
     "conv3d strided and padded",
+    "transposed 2d strided, padded, lengthened, dilated, grouped",
 ]
 every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 hard_kinds = pytest.mark.parametrize("kind", [KINDS[name] for name in HARD], ids=HARD)
@@ -353,7 +375,7 @@ def test_the_geometry_of_a_convolution_is_in_numbers(name: str) -> None:
         (nn.Conv1d(1, 1, 4, padding="same"), r"'same', kernel \(4,\) and dilation \(1,\), .* use an odd kernel"),
         (nn.Conv2d(1, 1, (3, 2), padding="same", dilation=(2, 1)), r"'same', kernel \(3, 2\) and dilation \(2, 1\)"),
         (nn.Conv2d(1, 1, 2, padding="same", dilation=3), "padding 'same'"),
-        (nn.ConvTranspose2d(1, 1, 2), "is a ConvTranspose2d, which cannot be perturbed; name one of fc"),
+        (nn.Bilinear(1, 1, 2), "is a Bilinear, which cannot be perturbed; name one of fc"),
         (nn.MaxPool2d(2), "is a MaxPool2d, which cannot be perturbed"),
     ],
 )  # fmt: skip

@@ -10,8 +10,9 @@ from torch.nn.functional import cross_entropy
 
 from lat import defences
 from lat.cells import Cell, CellError, Law, Reading, own_seed
+from lat.defences.ascent import STEPS
 from lat.defences.base import Combined, Defence
-from lat.defences.inputs import PGD_STEPS, Fgsm, Noise
+from lat.defences.inputs import Fgsm, Noise
 
 FIXED = Law("fixed", 0.3)
 NORMAL = Law("normal", 0.3)
@@ -174,7 +175,7 @@ def test_pgd_is_seven_projected_quarter_steps_from_a_random_start(law: Law) -> N
         assert torch.allclose(images, z, rtol=0, atol=1e-12)
         assert bool(((images - x).abs() <= eps + 1e-12).all())
         assert bool(((images >= 0) & (images <= 1)).all())
-    assert len(calls) == 2 * PGD_STEPS == 14
+    assert len(calls) == 2 * STEPS == 14
     assert all(p.grad is None for p in model.parameters())
 
 

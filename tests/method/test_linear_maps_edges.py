@@ -6,7 +6,6 @@ import torch
 from plain_network import dense
 from torch import Tensor, nn
 
-from lat import linear_maps
 from lat.equations import Geometry
 from lat.linear_maps import Convolved, linear_map
 
@@ -34,9 +33,9 @@ def test_the_closed_r_of_two_convolutions_is_that_of_the_product_of_their_absolu
     first, second = (matrix.abs() for matrix in matrices(modules))
     maps = [linear_map(module, (module.in_channels, *size)) for module, size in zip(modules, SIZES, strict=False)]
     assert all(isinstance(step, Convolved) for step in maps)
-    g = torch.ones(1, 2, *SIZES[-1], dtype=torch.float64)
     expected = 0.5 * (second @ first).sum(1)
-    assert torch.allclose(linear_maps.closed(maps, g, 0.5).flatten(), expected, rtol=1e-12, atol=0)
+    found = 0.5 * maps[1].closed_radius(maps[0].closed_radius())
+    assert torch.allclose(found.flatten(), expected, rtol=1e-12, atol=0)
     assert not torch.allclose(expected, 0.5 * second.sum(1), rtol=0.1)
 
 
@@ -45,15 +44,23 @@ def test_the_propagated_r_of_two_convolutions_is_that_of_the_product_of_their_ma
     first, second = matrices(modules)
     maps = [linear_map(module, (module.in_channels, *size)) for module, size in zip(modules, SIZES, strict=False)]
     r = torch.randn(3, 1, *SIZES[0], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    found = linear_maps.propagated(maps, r)
+    found = maps[1].change(maps[0].change(r))
     assert found.shape == (3, 2, *SIZES[-1])
     assert torch.allclose(found.flatten(1), r.flatten(1) @ (second @ first).T, rtol=1e-10, atol=1e-12)
 
 
-def test_the_closed_r_takes_the_sign_of_a_gradient_and_not_its_size() -> None:
+def test_a_perturbation_passes_by_the_weights_or_by_their_absolute_values() -> None:
+    w = torch.tensor([[1.0, -2.0], [0.5, 0.25], [3.0, 0.0]], dtype=torch.float64)
     fc = nn.Linear(2, 3, bias=False).double()
+    conv, transposed = nn.Conv1d(2, 3, 1, bias=False).double(), nn.ConvTranspose1d(2, 3, 1, bias=False).double()
     with torch.no_grad():
-        fc.weight.copy_(torch.tensor([[1.0, -2.0], [0.5, 0.25], [3.0, 0.0]]))
-    g = torch.tensor([[1e-300, -7.0, 0.0], [-0.1, 1e300, 5.0]], dtype=torch.float64)
-    expected = torch.tensor([[6.0, -1.5, 0.0], [-6.0, 1.5, 6.0]], dtype=torch.float64)
-    assert torch.equal(linear_maps.closed([linear_map(fc, (2,))], g, 2.0), expected)
+        fc.weight.copy_(w)
+        conv.weight.copy_(w[..., None])
+        transposed.weight.copy_(w.T[..., None])
+    r = torch.tensor([[1.0, 2.0], [-1.0, 1.0]], dtype=torch.float64)
+    signed = torch.tensor([[-3.0, 1.0, 3.0], [-3.0, -0.25, -3.0]], dtype=torch.float64)
+    absolute = torch.tensor([[5.0, 1.0, 3.0], [1.0, -0.25, -3.0]], dtype=torch.float64)
+    for module, rows in ((fc, r), (conv, r[..., None]), (transposed, r[..., None])):
+        step = linear_map(module, tuple(rows.shape[1:]))
+        assert torch.equal(step.change(rows).flatten(1), signed)
+        assert torch.equal(step.absolute_change(rows).flatten(1), absolute)

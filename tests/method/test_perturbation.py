@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy, linear, relu
 
 from lat import AbsNormal, Fixed, Law, LayerwiseAdversary, Normal, Reading
 from lat.cells import DRAWS, FORMS, GRADIENTS, PAIRINGS, SCOPES, SITES_OF_GRADIENT, CellError
-from lat.perturbation import draw_epsilon
+from lat.laws import draw_epsilon
 
 NAMED = ("fc2", "fc4")  # fc3 between them belongs to a layer set's path and is itself unperturbed
 LAWS = [

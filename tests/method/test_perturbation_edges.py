@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from lat import AbsNormal, Fixed, Law, LayerwiseAdversary, Normal, PerturbationError, Reading, SiteError
 from lat.cells import DRAWS, GRADIENTS
-from lat.perturbation import draw_epsilon
+from lat.laws import draw_epsilon
 
 NAMED = ("fc2", "fc4")
 

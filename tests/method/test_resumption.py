@@ -28,6 +28,7 @@ CASES: dict[str, Cell] = {
     "pairing same": cell(reading=Reading(pairing="same")),
     "one direction": cell(law=Law("normal", 0.1, "batch"), reading=Reading(pairing="mean")),
     "one draw for all layers": cell(reading=Reading("propagated", "network", gradient="attached")),
+    "from an attack": cell(reading=Reading("propagated", "network", source="cw")),
     "carried over epochs": cell(reading=Reading(reset="once")),
     "without momentum": planned(cell("standard"), momentum=0.0),
     "augmented": planned(cell("fgsm"), augmentation="flip_crop"),

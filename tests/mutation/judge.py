@@ -62,17 +62,40 @@ TESTS: Mapping[str, tuple[str, ...]] = {
         "tests/method/test_sites*.py",
         "tests/method/test_convolutional_sites.py",
         "tests/method/test_adversary_contract.py",
+        "tests/method/test_wider_scopes.py",
     ),
     "linear_maps": (
         "tests/method/test_convolutional_sites.py",
         "tests/method/test_convolutional_contract.py",
         "tests/method/test_linear_maps_edges.py",
+        "tests/method/test_equations_transposed.py",
         "tests/method/test_perturbation.py",
     ),
-    "perturbation": (
+    "laws": ("tests/method/test_perturbation*.py",),
+    "perturbation/adversary": (
         "tests/method/test_perturbation*.py",
         "tests/method/test_adversary_contract.py",
         "tests/method/test_convolutional_contract.py",
+        "tests/method/test_wider_scopes.py",
+        "tests/method/test_pushed_delta.py",
+        "tests/method/test_equations_transposed.py",
+    ),
+    "perturbation/forming": (
+        "tests/method/test_perturbation*.py",
+        "tests/method/test_wider_scopes.py",
+        "tests/method/test_pushed_delta.py",
+    ),
+    "perturbation/kept": ("tests/method/test_wider_scopes.py",),
+    "perturbation/passing": (
+        "tests/method/test_wider_scopes.py",
+        "tests/method/test_pushed_delta.py",
+        "tests/method/test_routes.py",
+    ),
+    "perturbation/routes": (
+        "tests/method/test_wider_scopes.py",
+        "tests/method/test_pushed_delta.py",
+        "tests/method/test_routes.py",
+        "tests/method/test_perturbation_edges.py",
     ),
 }
 """The test files of each module, as patterns."""

@@ -191,8 +191,19 @@ def test_each_field_of_a_law_and_of_a_reading_counts(part: str, values: Law | Re
         "reset": "once",
     }
     for field in fields(values):
+        if field.name == "source":  # it asks for a scope: see below
+            continue
         changed = replace(values, **{field.name: others[field.name]})
         assert a_cell(**{part: changed}).digest != a_cell(**{part: values}).digest, field.name
+
+
+def test_the_source_of_r_counts_and_asks_for_the_scope_that_starts_at_the_input() -> None:
+    gradient, attack = Reading(scope="network"), Reading(scope="network", source="cw")
+    assert a_cell(reading=gradient).digest != a_cell(reading=attack).digest
+    assert Reading(scope="network", at="activation", source="cw") == attack  # no gradient is taken at a layer
+    for scope in ("local", "layer_set"):
+        with pytest.raises(CellError, match=f"source: 'cw' .* scope '{scope}' must be 'network'"):
+            Reading(scope=scope, source="cw")
 
 
 def test_each_field_of_a_schedule_counts() -> None:
@@ -220,7 +231,11 @@ def test_each_field_of_compute_counts() -> None:
 
 # Fields that the first cells had not
 
-LATER = {"augmentation": ("schedule", "flip_crop"), "compute": (None, Compute(channels_last=True))}
+LATER: dict[str, tuple[str | None, Cell]] = {
+    "augmentation": ("schedule", a_cell(schedule=Schedule(epochs=2, augmentation="flip_crop"))),
+    "compute": (None, a_cell(compute=Compute(channels_last=True))),
+    "source": ("reading", a_cell(reading=Reading(scope="network", source="cw"))),
+}
 
 
 def test_fields_added_later_are_known() -> None:
@@ -240,9 +255,8 @@ def test_the_digests_of_the_first_cells_stay_what_they_are() -> None:
 
 @pytest.mark.parametrize("name", LATER)
 def test_a_field_added_later_is_left_out_of_the_json_while_it_has_its_default(name: str) -> None:
-    part, other = LATER[name]
+    part, changed = LATER[name]
     plain = a_cell().to_json()
-    changed = a_cell(schedule=Schedule(epochs=2, augmentation=other)) if part else a_cell(compute=other)
     written = changed.to_json()
     assert name not in (plain[part] if part else plain)
     assert name in (written[part] if part else written)
@@ -274,6 +288,7 @@ def test_a_default_that_is_spelt_out_is_the_same_cell() -> None:
         (lambda: Reading(gradient="cut"), "gradient", "'cut'", "detached, attached"),
         (lambda: Reading(at="input"), "at", "'input'", "output, activation"),
         (lambda: Reading(reset="never"), "reset", "'never'", "epoch, once"),
+        (lambda: Reading(source="pgd"), "source", "'pgd'", "gradient, cw"),
         (lambda: Schedule(epochs=0), "epochs", "0", "at least 1"),
         (lambda: Schedule(epochs=1, batch=True), "batch", "True", "whole number"),
         (lambda: Schedule(epochs=1, lr=0), "lr", "0", "above 0"),

@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from lat import cli, equivalence
 from lat.cells import Reading
 from lat.collection import Folder, collect, export, kept
+from lat.laws import Fixed
 from lat.ledger import LedgerError, Record
 from lat.models import MLP
-from lat.perturbation import Fixed, LayerwiseAdversary
+from lat.perturbation import LayerwiseAdversary
 from lat.runs import load
 from lat.sites import SiteError
 

@@ -317,7 +317,7 @@ def test_a_wrong_header_names_a_column(tmp_path: Path, old: str, new: str) -> No
 def test_a_row_with_a_tab_too_few_or_too_many_is_named_with_its_line(tmp_path: Path) -> None:
     lines = GRID.splitlines()
     for spoilt in (lines[2].replace("\t", " ", 1), lines[2] + "\tmore"):
-        with pytest.raises(RunError, match=r"grid.tsv, line 3: 17 columns"):
+        with pytest.raises(RunError, match=r"grid.tsv, line 3: 18 columns"):
             small_run(grid=grid_file(tmp_path, "\n".join([*lines[:2], spoilt, *lines[3:]]) + "\n"))
 
 

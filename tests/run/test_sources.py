@@ -71,7 +71,8 @@ def test_comments_docstrings_and_blank_lines_change_nothing(package: Path) -> No
         ("training.py", "0.1 **", "0.2 **"),
         ("models/mlp.py", "nn.ReLU()", "nn.Tanh()"),
         ("defences/layerwise.py", "cross_entropy(", "cross_entropy(0 * "),
-        ("perturbation.py", "torch.sign(", "torch.neg("),
+        ("perturbation/adversary.py", "torch.sign(", "torch.neg("),
+        ("perturbation/passing.py", "scale * value", "value"),
         ("equations.py", "return ", "return 0 * "),
         ("cells.py", '"big"', '"little"'),
     ],
@@ -114,7 +115,7 @@ def test_an_attack_that_is_not_used_does_not_count(package: Path, file: str) -> 
 
 def test_a_defence_that_is_not_used_does_not_count(package: Path) -> None:
     before = digest("train", PLAIN, package)
-    for file in ("defences/layerwise.py", "defences/inputs.py", "perturbation.py"):
+    for file in ("defences/layerwise.py", "defences/inputs.py", "perturbation/adversary.py"):
         path = package / file
         path.write_text(path.read_text(encoding="utf-8") + "\n\nCHANGED = 1\n", encoding="utf-8")
     assert digest("train", PLAIN, package) == before
