@@ -252,14 +252,15 @@ def _claims(
     equations: Mapping[str, Any],
     root: Path,
 ) -> dict[str, Any]:
-    """Every claim judged, and how many have which verdict, by origin and side."""
+    """Every claim judged, and how many have which verdict: of those on figures, of theory, of this project."""
     judged = claims.judge(root / plan.config["claims"], described, ledger, plan, run, equations["found"], notice(plan))
+    groups = {
+        "figures": [c for c in judged if c["origin"] == "paper" and c["kind"] in ("empirical", "conjunction")],
+        "theory": [c for c in judged if c["kind"] == "theory"],
+        "project": [c for c in judged if c["origin"] == "project"],
+    }
     counts = {
-        origin: {
-            side: claims.counts([claim for claim in judged if claim["origin"] == origin], side)
-            for side in ("reported", "measured")
-        }
-        for origin in ("paper", "project")
+        name: {side: claims.counts(group, side) for side in ("reported", "measured")} for name, group in groups.items()
     }
     return {"judged": judged, "counts": counts}
 

@@ -47,7 +47,8 @@ def judge(
     content = yaml.safe_load(file.read_text())
     tables = list(tables)
     attacks = [column for column in tables[0]["columns"] if column != "clean"]
-    source = Source(ledger, plan, Printed.of(tables), Rules.of(content["rules"]), Examples(folder, attacks))
+    rules = Rules.of(content["rules"])
+    source = Source(ledger, plan, Printed.of(tables), rules, Examples(folder, attacks, rules.one_seed_alpha))
     return judgement.judge(content["claims"], source, equations, notice)
 
 

@@ -24,11 +24,13 @@ COUNTED = 1e-9  # a share of images is a count over n: shares further apart than
 class Examples:
     """The verdicts in `folder` (`verdicts/<slug>/seed<k>.npz`), each file read once.
 
-    `attacks` are those whose conjunction is the worst case, where that gives the ledger's worst-case figure.
+    `attacks` are those whose conjunction is the worst case, where that gives the ledger's worst-case figure. `alpha` is
+    the level at which McNemar's test indicates which of two cells is ahead.
     """
 
     folder: Path
     attacks: Sequence[str]
+    alpha: float
     _read: dict[tuple[str, int], Mapping[str, Kept]] = field(default_factory=dict)
 
     def compare(
@@ -42,7 +44,9 @@ class Examples:
         if one is None or two is None or len(one) != len(two):
             return None
         first, second = int(np.sum(one & ~two)), int(np.sum(two & ~one))
-        return McNemar(seed, first, second, mcnemar(first, second))
+        p = mcnemar(first, second)
+        ahead = "" if p > self.alpha else "subject" if first > second else "reference"
+        return McNemar(seed, first, second, p, ahead)
 
     def _kept(self, slug: str, seed: int, column: str, value: float) -> Kept | None:
         """Which images the cell still classifies rightly under an attack, or with none ("clean")."""

@@ -71,6 +71,7 @@ def judge(
             "kind": claim["kind"],
             "origin": claim["origin"],
             "source": claim["source"],
+            "rule": _rule(claim),
             "reported": printed[claim["id"]],
             "measured": found[claim["id"]],
         }
@@ -78,26 +79,47 @@ def judge(
     ]
 
 
+def _rule(claim: Claim) -> dict[str, Any] | None:
+    """How the figures of an empirical claim are judged; None for the other kinds."""
+    keys = ("columns", "quantifier", "over_comparisons", "direction", "margin", "test", "family")
+    return {key: claim[key] for key in keys} if claim["kind"] == "empirical" else None
+
+
+def _shown(comparisons: Sequence[Comparison], level: float) -> list[dict[str, Any]]:
+    """The comparisons as plain values, each part with its words."""
+    return [
+        asdict(comparison)
+        | {"parts": [asdict(part) | {"text": text.part(part, level)} | text.cell(part) for part in comparison.parts]}
+        for comparison in comparisons
+    ]
+
+
 def _nothing(reason: str) -> dict[str, Any]:
     reason = " ".join(str(reason).split())
-    return {"verdict": NOT_JUDGED, "text": "", "reason": reason, "depends_on": [], "by": []}
+    return {"verdict": NOT_JUDGED, "text": "", "brief": "", "reason": reason, "depends_on": [], "by": []}
 
 
 def _reported(claim: Claim, source: Source) -> dict[str, Any]:
     if claim["kind"] == "theory":
-        return {"verdict": NOT_JUDGED, "text": "", "reason": "judged by the equation ledger", "comparisons": []}
+        return _silent("judged by the equation ledger")
     if "reason" in claim:
-        return {"verdict": NOT_JUDGED, "text": "", "reason": " ".join(claim["reason"].split()), "comparisons": []}
+        return _silent(" ".join(claim["reason"].split()))
     if claim["kind"] != "empirical" or "reported" not in claim["judged_on"]:
-        return {"verdict": NOT_JUDGED, "text": "", "reason": "the paper prints no such figures", "comparisons": []}
+        return _silent("the paper prints no such figures")
     comparisons = reported.compare(claim, source.printed, source.rules)
     verdict = join(claim["over_comparisons"], [comparison.verdict for comparison in comparisons])
+    decided = deciding(claim, verdict, comparisons)
     return {
         "verdict": verdict,
-        "text": text.figure(deciding(claim, verdict, comparisons), source.rules.level),
+        "text": text.figure(decided, source.rules.level),
+        "brief": text.brief(decided),
         "reason": text.counted(comparisons),
-        "comparisons": [asdict(comparison) for comparison in comparisons],
+        "comparisons": _shown(comparisons, source.rules.level),
     }
+
+
+def _silent(reason: str) -> dict[str, Any]:
+    return {"verdict": NOT_JUDGED, "text": "", "brief": "", "reason": reason, "comparisons": []}
 
 
 def _empirical(claims: Sequence[Claim], source: Source) -> dict[str, list[dict[str, Any]]]:
@@ -140,11 +162,11 @@ def _place(entry: Joined, p_adjusted: float, family_size: int, source: Source) -
     verdict = entry.verdict if kept else UNDECIDED
     decided = deciding(entry.claim, entry.verdict, entry.comparisons)
     if not kept:
-        reason = f"{entry.verdict} by the intervals alone; Holm's p is {p_adjusted:.2g} over {family_size} claims"
+        reason = f"{entry.verdict} by the intervals alone; {text.corrected(p_adjusted, family_size)}"
     elif verdict in (UNDECIDED, NOT_JUDGED):
         reason = text.why(verdict, entry.comparisons)
     else:
-        reason = text.counted(entry.comparisons)
+        reason = f"{text.counted(entry.comparisons)}; {text.corrected(p_adjusted, family_size)}"
     return {
         "scale": entry.scale.name,
         "width": entry.scale.width,
@@ -159,11 +181,8 @@ def _place(entry: Joined, p_adjusted: float, family_size: int, source: Source) -
         "p_adjusted": p_adjusted,
         "family": entry.claim["family"],
         "family_size": family_size,
-        "comparisons": [
-            asdict(comparison)
-            | {"parts": [asdict(part) | {"text": text.part(part, source.rules.level)} for part in comparison.parts]}
-            for comparison in entry.comparisons
-        ],
+        "complete": all(part.verdict != NOT_JUDGED for pair in entry.comparisons for part in pair.parts),
+        "comparisons": _shown(entry.comparisons, source.rules.level),
     }
 
 
@@ -179,22 +198,27 @@ def _joint(claim: Claim, places: list[dict[str, Any]]) -> dict[str, Any]:
     verdict = verdicts.pop() if len(verdicts) == 1 else UNDECIDED
     depends = _depends(claim, judged)
     reason = "; ".join(f"{place['verdict']} at {text.place(place)}" for place in judged)
-    figures = judged[0]["text"] if verdict != UNDECIDED or len(judged) == 1 else ""
-    return {"verdict": verdict, "text": figures, "reason": reason, "depends_on": depends, "by": places}
+    figures = {key: judged[0][key] if verdict != UNDECIDED or len(judged) == 1 else "" for key in ("text", "brief")}
+    return {"verdict": verdict, **figures, "reason": reason, "depends_on": depends, "by": places}
 
 
 def _depends(claim: Claim, judged: Sequence[Mapping[str, Any]]) -> list[str]:
     """What the verdict depends on: `scale` where it holds at one and fails at another in one reading; `reading` where
-    a claim of the paper fails in the default one and not in the favourable one, at one scale.
+    a claim of the paper fails in the default one and not in the favourable one, at one scale. A favourable reading that
+    is undecided since some of its rows are missing shows no such dependence.
     """
     at = {(place["scale"], place["reading"]): place["verdict"] for place in judged}
+    spared = {
+        place["scale"]
+        for place in judged
+        if place["reading"] == FAVOURABLE
+        and (place["verdict"] == HOLDS or (place["verdict"] == UNDECIDED and place["complete"]))
+    }
     names = dict.fromkeys(scale for scale, _ in at)
     found = []
     if any({HOLDS, FAILS} <= {at.get((scale, reading)) for scale in names} for reading in READINGS):
         found.append("scale")
-    if claim["origin"] == "paper" and any(
-        at.get((scale, DEFAULT)) == FAILS and at.get((scale, FAVOURABLE)) in (HOLDS, UNDECIDED) for scale in names
-    ):
+    if claim["origin"] == "paper" and any(at.get((scale, DEFAULT)) == FAILS for scale in spared):
         found.append("reading")
     return found
 
@@ -204,6 +228,7 @@ def _conjunction_reported(claim: Claim, printed: Mapping[str, Mapping[str, Any]]
     return {
         "verdict": join("all", list(members.values())),
         "text": "",
+        "brief": text.shares(list(members.values()), "claim"),
         "reason": text.members(members),
         "members": members,
         "comparisons": [],
@@ -232,6 +257,7 @@ def _conjunction_measured(
             member: verdicts.get((scale, reading), verdicts.get((scale, DEFAULT), NOT_JUDGED))
             for member, verdicts in at.items()
         }
+        usual = {member: verdicts.get((scale, DEFAULT), NOT_JUDGED) for member, verdicts in at.items()}
         places.append(
             {
                 "scale": scale,
@@ -239,8 +265,9 @@ def _conjunction_measured(
                 "reading": reading,
                 "verdict": join("all", list(here.values())),
                 "text": "",
-                "brief": "",
+                "brief": text.shares(list(here.values()), "claim"),
                 "reason": text.members(here),
+                "complete": all(here[name] != NOT_JUDGED or usual[name] == NOT_JUDGED for name in here),
                 "members": here,
                 "comparisons": [],
             }
@@ -250,6 +277,7 @@ def _conjunction_measured(
     return {
         "verdict": join("all", list(members.values())),
         "text": "",
+        "brief": text.shares(list(members.values()), "claim"),
         "reason": text.members(members),
         "depends_on": _depends(claim, judged),
         "members": members,

@@ -46,12 +46,16 @@ class Rules:
 
 @dataclass(frozen=True)
 class McNemar:
-    """One seed's test images: how many only the subject keeps, how many only the reference, and the exact p."""
+    """One seed's test images: how many only the subject keeps, how many only the reference, and the exact p.
+
+    `ahead` is "subject" or "reference" where the test indicates one at the level of the rules, else empty.
+    """
 
     seed: int
     subject_only: int
     reference_only: int
     p: float
+    ahead: str
 
 
 @dataclass(frozen=True)

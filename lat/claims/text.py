@@ -39,12 +39,16 @@ def part(found: Part, level: float) -> str:
     if found.pairs:
         out += f", {found.pairs} seed{'s' if found.pairs > 1 else ''}"
     for entry in found.mcnemar if found.pairs == 1 else ():
-        out += f", McNemar's p {probability(entry.p)}"
+        out += f", McNemar's p {probability(entry.p)}{f' ({entry.ahead} ahead)' if entry.ahead else ''}"
     return out
 
 
 def probability(p: float) -> str:
-    return "below 0.001" if p < 0.001 else f"{p:.2g}"
+    return "< 0.001" if p < 0.001 else f"{p:.2g}"
+
+
+def corrected(p: float, claims: int) -> str:
+    return f"Holm's p {probability(p)} over {claims} claim{'s' if claims > 1 else ''}"
 
 
 def absent(labels: Iterable[str]) -> str:
@@ -61,9 +65,19 @@ def figure(decided: Decided | None, level: float) -> str:
 
 def brief(decided: Decided | None) -> str:
     """The same figure in the fewest words: "−12.3"."""
-    return (
-        "" if decided is None or decided[1].difference is None else points(decided[1].difference, _places(decided[1]))
-    )
+    return "" if decided is None else cell(decided[1])["short"]
+
+
+def cell(found: Part) -> dict[str, str]:
+    """A part as a table shows it: the difference, and under it the interval or what else there is to say."""
+    if found.difference is None:
+        return {"short": "", "below": found.reason or absent([found.missing])}
+    below = "1 seed" if found.pairs == 1 else ""
+    if found.low is not None and found.high is not None:
+        below = f"{points(found.low)} to {points(found.high)}"
+    elif found.mcnemar:
+        below += f", p {', '.join(probability(entry.p) for entry in found.mcnemar)}"
+    return {"short": points(found.difference, _places(found)), "below": below}
 
 
 def counted(comparisons: Sequence[Comparison]) -> str:

@@ -46,7 +46,15 @@ def _verdict(
 ) -> dict[str, Any]:
     brief = [{key: law[key] for key in ("id", "status", "domain")} for law in laws]
     true_where = [{key: law[key] for key in ("id", "status", "domain")} for law in where]
-    return {"verdict": verdict, "text": "", "reason": reason, "depends_on": [], "laws": brief, "true_where": true_where}
+    return {
+        "verdict": verdict,
+        "text": "",
+        "brief": reason,
+        "reason": reason,
+        "depends_on": [],
+        "laws": brief,
+        "true_where": true_where,
+    }
 
 
 def _named(laws: Sequence[Mapping[str, Any]]) -> str:
