@@ -117,6 +117,11 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--check", type=int, default=0, metavar="N", help="re-derive N of the records")
     sub = add("table", table, "make one table of the paper from the records of its cells")
     sub.add_argument("table", help="table_1 … table_9")
+    sub = add("claims", claims, "judge every claim of the paper, on its printed numbers and on a ledger", run=False)
+    sub.add_argument("ledger", nargs="?", type=Path, help="folder with ledger.csv; the run's own unless given")
+    sub.add_argument("--config", help="run file; unless given config.json in the folder, or config/quick.yaml")
+    sub.add_argument("--results", type=Path, default=Path("results"), help="folder of all runs' results")
+    sub.add_argument("--json", action="store_true", help="for programs: every comparison with its figures")
     add("figures", figures, "draw the run's figures from its ledger")
     sub = add("report", report, "make the PDF from a ledger")
     sub.add_argument("--reference", type=Path, help="an exported run instead: its report.pdf, from its ledger alone")
@@ -340,6 +345,21 @@ def figures(options: argparse.Namespace) -> int:
     run = _run(options)
     root = _folder(options, run).root
     report.build_figures(Plan.of(run), root, root / "figures")
+    return 0
+
+
+def claims(options: argparse.Namespace) -> int:
+    import json
+
+    from lat import claims, report, runs
+    from lat.measured import Plan
+
+    kept = options.ledger / "config.json" if options.ledger else None
+    run = runs.load(options.config or (kept if kept and kept.is_file() else "config/quick.yaml"))
+    judged = report.judge(Plan.of(run), options.ledger or _folder(options, run).root)
+    print(
+        json.dumps({"claims": judged}, ensure_ascii=False, indent=1) if options.json else claims.table(judged), end=""
+    )
     return 0
 
 

@@ -36,6 +36,10 @@ class Scale:
     cells: tuple[str, ...]
     tables: tuple[str, ...]
 
+    def belongs(self, table: Mapping[str, Any]) -> bool:
+        """Whether the scale has a line in a table: as it says, or, where it lists its cells by name, by its network."""
+        return table["id"] in self.tables if self.tables else self.model == table["model"]
+
 
 @dataclass(frozen=True)
 class Plan:

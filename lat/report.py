@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from lat import statements, studies, tables
+from lat import claims, statements, studies, tables
 from lat.intervals import LEVEL
 from lat.ledger import LedgerError, Record, atomic, read_records
 from lat.measured import Ledger, Plan, read_ledger
@@ -95,6 +95,7 @@ def build(
         series = json.loads((drawn / "figures.json").read_text())
     described = tables.load_tables(root / plan.config["tables"]["file"])
     shown = _shown_tables(ledger, plan, root)
+    equations = statements.read(run, root)
     content = {
         "run": _run(plan, ledger),
         "tables": shown,
@@ -104,7 +105,7 @@ def build(
             if table["id"] not in plan.config["tables"]["show"]
         ],
         "costs": tables.costs(ledger, plan, tables.labels_of(described, plan)),
-        "equations": statements.read(run, root),
+        "equations": equations,
         "equivalence": equivalence.summary(run, plan, records, sources),
         "studies": {
             name: _study(name, plan, described, root, (plans or {}).get(name))
@@ -112,12 +113,22 @@ def build(
             if name in plan.config["studies"] or name not in CALIBRATED
         },
         "figures": {"files": series["files"], "fig_1": series["fig_1"]},
-        "claims": [_claim(claim) for claim in _yaml(root / plan.config["claims"])["claims"]],
+        "claims": _claims(plan, ledger, run, described, equations, root),
         "assumptions": _yaml(root / plan.config["assumptions"])["assumptions"],
         "provenance": provenance(records, plan, sources),
     }
     _write_json(folder / "report.json", content)
     return _compile("report.typ", folder, output, root, _finished(records))
+
+
+def judge(plan: Plan, run: Path, root: Path = ROOT) -> list[dict[str, Any]]:
+    """Every claim of the run's file, judged on printed numbers and on the ledger in the folder `run`, as `lat.claims`
+    says. Raises LedgerError where there is no ledger.
+    """
+    described = tables.load_tables(root / plan.config["tables"]["file"])
+    ledger = read_ledger(run / "ledger.csv")
+    judged: list[dict[str, Any]] = _claims(plan, ledger, run, described, statements.read(run, root), root)["judged"]
+    return judged
 
 
 def provenance(
@@ -233,9 +244,25 @@ def _study(name: str, plan: Plan, described: Iterable[dict[str, Any]], root: Pat
     return {"found": found, "gap": "", "command": command}
 
 
-def _claim(claim: Mapping[str, Any]) -> dict[str, Any]:
-    paraphrase = " ".join(str(claim["paraphrase"]).split())
-    return {"id": claim["id"], "kind": claim["kind"], "origin": claim["origin"], "paraphrase": paraphrase}
+def _claims(
+    plan: Plan,
+    ledger: Ledger,
+    run: Path,
+    described: Iterable[dict[str, Any]],
+    equations: Mapping[str, Any],
+    root: Path,
+) -> dict[str, Any]:
+    """Every claim judged, and how many have which verdict: of those on figures, of theory, of this project."""
+    judged = claims.judge(root / plan.config["claims"], described, ledger, plan, run, equations["found"], notice(plan))
+    groups = {
+        "figures": [c for c in judged if c["origin"] == "paper" and c["kind"] in ("empirical", "conjunction")],
+        "theory": [c for c in judged if c["kind"] == "theory"],
+        "project": [c for c in judged if c["origin"] == "project"],
+    }
+    counts = {
+        name: {side: claims.counts(group, side) for side in ("reported", "measured")} for name, group in groups.items()
+    }
+    return {"judged": judged, "counts": counts}
 
 
 def _duration(seconds: float) -> str:

@@ -22,7 +22,8 @@ METHODS = ("proof", "induction", "tests", "counterexample")
 
 
 def read(folder: Path, root: Path) -> dict[str, Any]:
-    """The report's section: `found` with `rows` and `laws`, or None there and under `gap` why, with the command.
+    """The report's section: `found` with `rows`, `laws`, and `claims` (the laws that a claim of theory asserts, by its
+    id), or None there and under `gap` why, with the command.
 
     The document is `equations.json` in `folder` (an exported run) or beside it (`results/`). Raises LedgerError where
     it lacks a law that `config/equations.yaml` names.
@@ -33,16 +34,19 @@ def read(folder: Path, root: Path) -> dict[str, Any]:
         return {"found": None, "gap": f"{places[-1].name} is missing", "command": COMMAND}
     document = json.loads(path.read_text())
     laws = {law["id"]: law for law in document["laws"]}
-    listed = yaml.safe_load((root / "config/equations.yaml").read_text())["rows"]
-    if missing := [law for row in listed for law in row["laws"] if law not in laws]:
+    content = yaml.safe_load((root / "config/equations.yaml").read_text())
+    listed, claims = content["rows"], content["claims"]
+    named = [law for row in listed for law in row["laws"]] + [law for asserted in claims.values() for law in asserted]
+    if missing := [law for law in named if law not in laws]:
         raise LedgerError(f"{path}: has no law {missing[0]}; run {COMMAND} again")
     rows = [_row(row, laws) for row in listed]
-    shown = [_shown(law) | {"id": law["id"]} for law in laws.values()]
+    shown = [_shown(law) for law in laws.values()]
     counts = {
         status: sum(law["status"] == status for law in laws.values()) for status in ("proved", "tested", "refuted")
     }
     false = sum(row["kind"] == "false" for row in rows)
     found = {"profile": document["profile"], "rows": rows, "laws": shown, "counts": counts, "false": false}
+    found["claims"] = claims
     return {"found": found, "gap": "", "command": COMMAND}
 
 
@@ -87,6 +91,7 @@ def _verdict(claim: Mapping[str, Any], conditions: bool) -> tuple[str, str]:
 
 def _shown(law: Mapping[str, Any]) -> dict[str, str]:
     return {
+        "id": law["id"],
         "statement": law["statement"],
         "domain": law["domain"],
         "status": law["status"],

@@ -48,7 +48,7 @@ def labels_of(tables: Iterable[Mapping[str, Any]], plan: Plan) -> dict[tuple[str
     """
     found: dict[tuple[str, str], str] = {}
     for table in tables:
-        for scale in (scale for scale in plan.scales if _belongs(scale, table)):
+        for scale in (scale for scale in plan.scales if scale.belongs(table)):
             for row in [*table["rows"], *(table.get("extra") or [])]:
                 found |= {(scale.name, cell): row["row"] for cell in (row["cell"], row.get("best")) if cell}
     return found
@@ -127,7 +127,7 @@ def build(ledger: Ledger, table: Mapping[str, Any], plan: Plan) -> dict[str, Any
     Rows whose favourable reading the run does not have at any scale are listed under `without_favourable`.
     """
     columns = list(table["columns"])
-    scales = [scale for scale in plan.scales if _belongs(scale, table)]
+    scales = [scale for scale in plan.scales if scale.belongs(table)]
     rows = []
     for extra, entries in ((False, table["rows"]), (True, table.get("extra") or [])):
         for entry in entries:
@@ -166,11 +166,6 @@ def build(ledger: Ledger, table: Mapping[str, Any], plan: Plan) -> dict[str, Any
         ],
         "notes": list(table.get("notes") or []),
     }
-
-
-def _belongs(scale: Scale, table: Mapping[str, Any]) -> bool:
-    """Whether a scale has a line in the table: as it says, or, where it lists its cells by name, by its network."""
-    return table["id"] in scale.tables if scale.tables else scale.model == table["model"]
 
 
 def _comparable(plan: Plan, scale: Scale, table: Mapping[str, Any]) -> bool:

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from lat import runs
+from lat import cli, runs
 from lat.collection import Folder
 from lat.experiment import attack_checkpoint
 from lat.ledger import read_records, write_ledger
@@ -115,6 +115,35 @@ def test_no_attack_beats_the_worst_case() -> None:
     lowest = robust.groupby(["slug", "seed"])["value"].min()
     worst = robust[robust["attack"] == "worst_case"].set_index(["slug", "seed"])["value"]
     assert (worst <= lowest.loc[worst.index]).all()
+
+
+def test_every_claim_has_its_verdicts_with_figures_or_a_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["claims", str(REFERENCE / "mnist"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["claims"]
+    listed = yaml.safe_load((ROOT / "config/claims.yaml").read_text())["claims"]
+    assert [claim["id"] for claim in found] == [claim["id"] for claim in listed]
+    for claim in found:
+        for verdict in (claim["reported"], claim["measured"], *claim["measured"]["by"]):
+            assert verdict["verdict"] in ("holds", "fails", "undecided", "not_judged")
+            assert verdict["text"] or verdict["reason"], claim["id"]
+            assert claim["kind"] != "empirical" or verdict["verdict"] not in ("holds", "fails") or verdict["text"]
+
+
+def test_one_measured_figure_is_never_enough_for_a_verdict(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["claims", str(REFERENCE / "mnist"), "--json"]) == 0
+    places = [place for c in json.loads(capsys.readouterr().out)["claims"] for place in c["measured"]["by"]]
+    parts = [part for place in places for pair in place["comparisons"] for part in pair["parts"]]
+    assert {part["verdict"] for part in parts if part["pairs"] == 1} <= {"undecided", "fails"}
+    decided = [part for part in parts if part["verdict"] in ("holds", "fails") and "diverged" not in part["reason"]]
+    assert all(part["pairs"] >= 2 for part in decided)
+
+
+def test_the_printed_claims_fit_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["claims", str(REFERENCE / "mnist")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[-2].startswith("reported: ")
+    assert lines[-1].startswith("measured: ")
 
 
 def test_the_reference_s_configuration_is_its_run_file() -> None:

@@ -217,10 +217,34 @@ def test_provenance_counts_imported_and_older_records(built: tuple[Path, Plan]) 
 
 def test_the_report_lists_every_claim_and_assumption(built: tuple[Path, Plan]) -> None:
     found = content(built[0])
-    for key, name in (("claims", "claims"), ("assumptions", "assumptions")):
+    for name, listed in (("claims", found["claims"]["judged"]), ("assumptions", found["assumptions"])):
         ids = re.findall(r"^  - id: (\w+)$", (ROOT / f"config/{name}.yaml").read_text(), re.MULTILINE)
-        assert [entry["id"] for entry in found[key]] == ids
-    assert all(set(claim) == {"id", "kind", "origin", "paraphrase"} for claim in found["claims"])  # no verdict
+        assert [entry["id"] for entry in listed] == ids
+
+
+def test_a_run_on_digits_judges_no_claim_by_its_figures(built: tuple[Path, Plan]) -> None:
+    found = content(built[0])["claims"]
+    measured = [claim["measured"] for claim in found["judged"] if claim["kind"] == "empirical"]
+    assert {entry["verdict"] for entry in measured} == {"not_judged"}
+    assert {entry["reason"] for entry in measured} == {"Data: digits."}
+    assert found["counts"]["figures"]["reported"]["holds"] > 0, "printed numbers are judged all the same"
+
+
+def test_the_first_page_of_a_run_on_the_papers_data_has_its_claims_judged(
+    tmp_path: Path, made: Callable[..., Any], written: Callable[..., Plan]
+) -> None:
+    plan = written(made(cells=("dnn", "adv_input", "fc_2", "fc_3", "fc_4"), scales=SCALES), tmp_path / "run")
+    report.build(plan, tmp_path / "run", tmp_path / "out.pdf")
+    heading, *_ = placed(tmp_path / "build/out", "heading.where(level: 1)")
+    assert "judged" in json.dumps(heading["body"])
+    found = {claim["id"]: claim["measured"] for claim in content(tmp_path)["claims"]["judged"]}
+    places = {(place["scale"], place["verdict"]) for place in found["single_layer_beats_undefended_4fc"]["by"]}
+    assert ("wide", "undecided") in places, "one seed"
+    counts = content(tmp_path)["claims"]["counts"]["figures"]["measured"]
+    mine = [c for c in content(tmp_path)["claims"]["judged"] if c["origin"] == "paper"]
+    mine = [claim for claim in mine if claim["kind"] in ("empirical", "conjunction")]
+    assert counts["holds"] == sum(claim["measured"]["verdict"] == "holds" for claim in mine)
+    assert sum(counts.values()) == len(mine)
 
 
 def test_reported_tables_beyond_the_run_are_listed(built: tuple[Path, Plan]) -> None:

@@ -1,0 +1,152 @@
+"""Verdicts in words: the figure that decided, the reason, and the table that `lat claims` prints."""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from lat.claims.rules import DEFAULT, NOT_JUDGED, UNDECIDED, VERDICTS, Comparison, Decided, Part
+
+LABELS = {"clean": "clean", "fgsm": "FGSM", "ifgsm": "IFGSM", "pgd": "PGD", "eot": "EoT", "cw": "C&W"}
+LABELS |= {"worst_case": "worst case"}
+COLUMNS = 80  # of a terminal
+
+
+def words(verdict: str) -> str:
+    return verdict.replace("_", " ")
+
+
+def points(value: float, places: int = 1) -> str:
+    """Points with a sign, a true minus."""
+    text = f"{value:+.{places}f}"
+    return text[1:] if float(text) == 0 else text.replace("-", "−")
+
+
+def _places(found: Part) -> int:
+    """Printed numbers differ by whole hundredths of a point; a mean over seeds is told to a tenth."""
+    return 1 if found.pairs else 2
+
+
+def part(found: Part, level: float) -> str:
+    """ "−12.3 points (95 % −14.0 to −10.6), 3 seeds"; without interval where there is none."""
+    if found.difference is None:
+        return found.reason or absent([found.missing])
+    out = f"{points(found.difference, _places(found))} points"
+    if found.low is not None and found.high is not None:
+        out += f" ({100 * level:g} % {points(found.low)} to {points(found.high)})"
+    if found.pairs:
+        out += f", {found.pairs} seed{'s' if found.pairs > 1 else ''}"
+    for entry in found.mcnemar if found.pairs == 1 else ():
+        out += f", McNemar's p {probability(entry.p)}{f' ({entry.ahead} ahead)' if entry.ahead else ''}"
+    return out
+
+
+def probability(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.2g}"
+
+
+def corrected(p: float, claims: int) -> str:
+    return f"Holm's p {probability(p)} over {claims} claim{'s' if claims > 1 else ''}"
+
+
+def absent(labels: Iterable[str]) -> str:
+    return f"no figures of {', '.join(dict.fromkeys(labels))}"
+
+
+def figure(decided: Decided | None, level: float) -> str:
+    """The figure on which a verdict turned, with the two rows and the column."""
+    if decided is None:
+        return ""
+    comparison, found = decided
+    return f"{part(found, level)}: {comparison.subject} − {comparison.reference}, {LABELS[found.column]}"
+
+
+def brief(decided: Decided | None) -> str:
+    """The same figure in the fewest words: "−12.3"."""
+    return "" if decided is None else cell(decided[1])["short"]
+
+
+def cell(found: Part) -> dict[str, str]:
+    """A part as a table shows it: the difference, and under it the interval or what else there is to say."""
+    if found.difference is None:
+        return {"short": "", "below": found.reason or absent([found.missing])}
+    below = "1 seed" if found.pairs == 1 else ""
+    if found.low is not None and found.high is not None:
+        below = f"{points(found.low)} to {points(found.high)}"
+    elif found.mcnemar:
+        below += f", p {', '.join(probability(entry.p) for entry in found.mcnemar)}"
+    return {"short": points(found.difference, _places(found)), "below": below}
+
+
+def counted(comparisons: Sequence[Comparison]) -> str:
+    """How many of a claim's figures have which verdict: "of 30 figures 28 hold, 2 fail"."""
+    return shares([found.verdict for comparison in comparisons for found in comparison.parts], "figure")
+
+
+def shares(verdicts: Sequence[str], noun: str) -> str:
+    """How many of them have which verdict, in words."""
+    counts, verbs = Counter(verdicts), {"holds": ("holds", "hold"), "fails": ("fails", "fail")}
+    named = [
+        f"{counts[verdict]} {verbs[verdict][counts[verdict] > 1] if verdict in verbs else words(verdict)}"
+        for verdict in VERDICTS
+        if counts[verdict]
+    ]
+    return f"of {len(verdicts)} {noun}{'s' if len(verdicts) > 1 else ''} {', '.join(named)}"
+
+
+def why(verdict: str, comparisons: Sequence[Comparison]) -> str:
+    """Why a claim is undecided or not judged: its figures' reasons, the most frequent first, and the rows missing."""
+    parts = [found for comparison in comparisons for found in comparison.parts]
+    missing = [found.missing for found in parts if found.missing]
+    wanted = (NOT_JUDGED,) if verdict == NOT_JUDGED else (NOT_JUDGED, UNDECIDED)
+    reasons = Counter(found.reason for found in parts if found.verdict in wanted and found.reason)
+    return "; ".join([reason for reason, _ in reasons.most_common()] + ([absent(missing)] if missing else []))
+
+
+def members(verdicts: Mapping[str, str]) -> str:
+    """The members of a conjunction by verdict, the failing ones by name."""
+    failing = [member for member, verdict in verdicts.items() if verdict == "fails"]
+    return shares(list(verdicts.values()), "claim") + (f" ({', '.join(failing)})" if failing else "")
+
+
+def place(found: Mapping[str, Any]) -> str:
+    """Scale and reading, the default reading unnamed."""
+    return str(found["scale"]) + ("" if found["reading"] == DEFAULT else f", {found['reading']}")
+
+
+def counts(claims: Iterable[Mapping[str, Any]], side: str) -> dict[str, int]:
+    """How many claims have which verdict on `side`, "reported" or "measured"."""
+    found = Counter(claim[side]["verdict"] for claim in claims)
+    return {verdict: found[verdict] for verdict in VERDICTS}
+
+
+def table(claims: Sequence[Mapping[str, Any]]) -> str:
+    """All claims for a terminal of 80 columns: both verdicts, and for each place its verdict with figures."""
+    out: list[str] = []
+    for claim in claims:
+        out.append(claim["id"] + ("" if claim["origin"] == "paper" else f"  [{claim['origin']}]"))
+        out += _lines("reported", claim["reported"])
+        measured = claim["measured"]
+        depends = f" (depends on the {' and the '.join(measured['depends_on'])})" if measured["depends_on"] else ""
+        out += _lines("measured", measured, depends)
+        silent: dict[str, list[str]] = {}
+        for found in measured["by"]:
+            if found["verdict"] == NOT_JUDGED:
+                silent.setdefault(found["reason"], []).append(place(found))
+            else:
+                out += _lines(f"- {place(found)}", found)
+        for reason, places in silent.items():
+            out += _lines(f"- {'; '.join(places)}", {"verdict": NOT_JUDGED, "text": "", "reason": reason})
+        out.append("")
+    for side in ("reported", "measured"):
+        found = counts(claims, side)
+        out.append(f"{side}: " + ", ".join(f"{count} {words(verdict)}" for verdict, count in found.items()))
+    return "\n".join(out)
+
+
+def _lines(name: str, found: Mapping[str, Any], note: str = "") -> list[str]:
+    said = "; ".join(entry for entry in (found["text"], found["reason"]) if entry)
+    text = f"{name}: {words(found['verdict'])}{note}{'. ' if said else ''}{said}"
+    return textwrap.wrap(text, COLUMNS, initial_indent="  ", subsequent_indent="      ", break_long_words=False)

@@ -1,0 +1,262 @@
+"""The rules for whole claims, on ledgers small enough to judge by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from lat import claims
+from lat.claims.examples import Examples
+from lat.evaluation import Evaluation, save_verdicts
+from lat.ledger import COLUMNS, LedgerError
+from lat.measured import Ledger, Plan, Scale
+
+ROOT = Path(__file__).resolve().parents[2]
+FILE: dict[str, Any] = yaml.safe_load((ROOT / "config/claims.yaml").read_text())
+TABLE: dict[str, Any] = {
+    "id": "table_2",
+    "roman": "II",
+    "title": "made up",
+    "dataset": "mnist",
+    "model": "4fc",
+    "columns": ["clean", "pgd"],
+    "rows": [
+        {"row": "A", "cell": "a", "best": "a_best", "reported": {"clean": 0.9, "pgd": 0.5}},
+        {"row": "B", "cell": "b", "best": None, "reported": {"clean": 0.9, "pgd": 0.4}},
+        {"row": "C", "cell": "c", "best": None, "reported": {"clean": 0.9, "pgd": 0.3}},
+    ],
+    "extra": [],
+    "notes": [],
+}
+Values = Mapping[tuple[str, str], Sequence[float | None]]
+SURE, BARELY = (2.0, 2.1, 1.9), (2.258, 3.258, 4.258)  # p of BARELY: t = 3.258 * sqrt 3, so 0.03
+
+
+def claim(name: str, *pairs: str, **changes: Any) -> dict[str, Any]:
+    """A claim that A is higher than B, and so on, for pairs "AB"; under PGD alone."""
+    return {
+        "id": name,
+        "kind": "empirical",
+        "origin": "paper",
+        "paraphrase": name,
+        "source": {"sections": ["I"], "tables": ["II"]},
+        "comparisons": [
+            {"subject": {"table": "table_2", "row": one}, "reference": {"table": "table_2", "row": two}}
+            for one, two in pairs
+        ],
+        "over_comparisons": "all",
+        "columns": ["pgd"],
+        "quantifier": "all",
+        "direction": "higher",
+        "margin": 0,
+        "test": "paired_t",
+        "family": "table_2",
+        "judged_on": ["reported", "measured"],
+        **changes,
+    }
+
+
+def ledger(values: Values) -> Ledger:
+    """Accuracies under PGD in points, by (cell, scale); None is a seed that diverged."""
+    common = {"dataset": "mnist", "model": "4fc", "width": 10, "step": "attack", "attack": "pgd", "n": 10000}
+    lines = [
+        dict.fromkeys(COLUMNS, "")
+        | common
+        | {"cell": cell, "scale": scale, "slug": f"{cell}-{scale}", "seed": seed, "metric": "robust_accuracy"}
+        | {"value": 0.1 if value is None else value / 100, "status": "diverged" if value is None else "ok"}
+        for (cell, scale), seeds in values.items()
+        for seed, value in enumerate(seeds)
+    ]
+    return Ledger.of(pd.DataFrame(lines, columns=list(COLUMNS)))
+
+
+def judge(
+    tmp_path: Path,
+    listed: Sequence[Mapping[str, Any]],
+    values: Values,
+    *,
+    slugs: Mapping[tuple[str, str], str] | None = None,
+    dataset: str = "mnist",
+) -> dict[str, dict[str, Any]]:
+    """The measured verdicts of the claims, by id; every cell with values is in the plan."""
+    (tmp_path / "claims.yaml").write_text(yaml.safe_dump({"rules": FILE["rules"], "claims": list(listed)}))
+    names = dict.fromkeys(scale for _, scale in values)
+    scales = tuple(Scale(name, dataset, "4fc", 10, 1, 3, ("a", "b", "c"), ("table_2",)) for name in names)
+    known = {(scale, cell): f"{cell}-{scale}" for cell, scale in values}
+    plan = Plan("made", {}, scales, known | dict(slugs or {}))
+    found = claims.judge(tmp_path / "claims.yaml", [TABLE], ledger(values), plan, tmp_path, None)
+    return {entry["id"]: entry["measured"] for entry in found}
+
+
+def above(*differences: float) -> list[float]:
+    return [20 + difference for difference in differences]
+
+
+FLAT = [20.0, 20.0, 20.0]
+
+
+def test_a_claim_holds_with_its_figure_in_words(tmp_path: Path) -> None:
+    found = judge(tmp_path, [claim("x", "AB")], {("a", "one"): above(*SURE), ("b", "one"): FLAT})["x"]
+    assert found["verdict"] == "holds"
+    assert found["by"][0]["text"] == "+2.0 points (95 % +1.8 to +2.2), 3 seeds: A − B, PGD"
+
+
+def test_holm_takes_back_what_two_claims_of_a_family_cannot_both_bear(tmp_path: Path) -> None:
+    values = {("a", "one"): above(*BARELY), ("b", "one"): FLAT, ("c", "one"): FLAT}
+    pair = [claim("x", "AB"), claim("y", "AC")]
+    together = judge(tmp_path, pair, values)
+    for name in ("x", "y"):
+        place = together[name]["by"][0]
+        assert (place["by_intervals"], place["verdict"], place["family_size"]) == ("holds", "undecided", 2)
+        assert place["p_adjusted"] == pytest.approx(0.06, abs=1e-3)
+        assert place["reason"] == "holds by the intervals alone; Holm's p 0.06 over 2 claims"
+    for change in ({"family": "table_3"}, {"origin": "project"}):
+        apart = judge(tmp_path, [claim("x", "AB"), claim("y", "AC", **change)], values)
+        assert {entry["verdict"] for entry in apart.values()} == {"holds"}
+    assert judge(tmp_path, [claim("x", "AB")], values)["x"]["verdict"] == "holds"
+
+
+def test_a_claim_that_is_not_judged_is_no_member_of_the_family(tmp_path: Path) -> None:
+    values = {("a", "one"): above(*BARELY), ("b", "one"): FLAT}
+    found = judge(tmp_path, [claim("x", "AB"), claim("y", "AC")], values)
+    assert (found["x"]["verdict"], found["y"]["verdict"]) == ("holds", "not_judged")
+    assert found["y"]["reason"] == "no figures of C"
+
+
+def test_equality_on_the_limit_is_undecided_after_holm(tmp_path: Path) -> None:
+    found = judge(tmp_path, [claim("x", "AB")], {("a", "one"): FLAT, ("b", "one"): FLAT})["x"]
+    assert (found["by"][0]["by_intervals"], found["verdict"]) == ("fails", "undecided")
+
+
+def test_divergence_fails_a_claim_whatever_holm_says(tmp_path: Path) -> None:
+    values = {("a", "one"): [90.0, None, None], ("b", "one"): FLAT, ("c", "one"): [20.0, 21.0, 19.0]}
+    found = judge(tmp_path, [claim("x", "AB"), claim("y", "AC"), claim("z", "BC")], values)
+    assert [found[name]["verdict"] for name in "xyz"] == ["fails", "fails", "undecided"]
+    assert found["x"]["by"][0]["comparisons"][0]["parts"][0]["reason"] == "A diverged (2 of 3 seeds)"
+
+
+def test_a_missing_row_leaves_some_to_hold_without_it(tmp_path: Path) -> None:
+    values = {("a", "one"): above(*SURE), ("b", "one"): FLAT}
+    found = judge(tmp_path, [claim("x", "AB", "AC"), claim("y", "AB", "AC", over_comparisons="some")], values)
+    assert found["x"]["verdict"] == "undecided"
+    assert "no figures of C" in found["x"]["by"][0]["reason"]
+    assert found["y"]["verdict"] == "holds"
+
+
+def test_two_rows_of_one_cell_are_not_compared(tmp_path: Path) -> None:
+    values = {("a", "one"): above(*SURE), ("b", "one"): FLAT}
+    found = judge(tmp_path, [claim("x", "AB")], values, slugs={("one", "b"): "a-one"})["x"]
+    assert (found["verdict"], found["reason"]) == ("not_judged", "A and B are one cell")
+
+
+def test_widths_are_judged_apart(tmp_path: Path) -> None:
+    values = {("a", "one"): above(*SURE), ("b", "one"): FLAT, ("a", "two"): FLAT, ("b", "two"): above(*SURE)}
+    found = judge(tmp_path, [claim("x", "AB"), claim("y", "AB", scales=["two"])], values)
+    assert (found["x"]["verdict"], found["x"]["depends_on"]) == ("undecided", ["scale"])
+    assert found["x"]["reason"] == "holds at one; fails at two"
+    assert [place["scale"] for place in found["y"]["by"] if place["verdict"] != "not_judged"] == ["two"]
+    assert found["y"]["verdict"] == "fails"
+
+
+def test_the_favourable_reading_replaces_rows_that_have_one(tmp_path: Path) -> None:
+    values = {("a", "one"): FLAT, ("a_best", "one"): above(4.0, 4.1, 3.9), ("b", "one"): above(*SURE)}
+    found = judge(tmp_path, [claim("x", "AB"), claim("y", "BC"), claim("z", "AB", readings=["default"])], values)
+    assert {(place["reading"], place["verdict"]) for place in found["x"]["by"]} == {
+        ("default", "fails"),
+        ("favourable", "holds"),
+    }
+    assert found["x"]["depends_on"] == ["reading"]
+    assert [place["reading"] for place in found["y"]["by"]] == ["default"], "neither row has a favourable reading"
+    assert found["z"]["verdict"] == "fails"
+
+
+def test_a_favourable_reading_that_is_not_there_shows_no_dependence(tmp_path: Path) -> None:
+    """A at its best beats B, but whether it beats C is not known."""
+    values = {("a", "one"): FLAT, ("a_best", "one"): above(4.0, 4.1, 3.9), ("b", "one"): above(*SURE)}
+    found = judge(tmp_path, [claim("x", "AB", "AC"), claim("y", "AB", "AB")], values)
+    verdicts = {place["reading"]: place["verdict"] for place in found["x"]["by"]}
+    assert verdicts == {"default": "fails", "favourable": "undecided"}
+    assert (found["x"]["depends_on"], found["y"]["depends_on"]) == ([], ["reading"])
+
+
+def test_a_conjunction_holds_by_all_members_and_stands_in_each_place(tmp_path: Path) -> None:
+    values = {("a", "one"): above(*SURE), ("b", "one"): FLAT, ("c", "one"): above(4.0, 4.1, 3.9)}
+    members = [claim("x", "AB"), claim("y", "CA"), claim("z", "AC"), claim("w", "AB", scales=["elsewhere"])]
+
+    def joint(*names: str) -> dict[str, Any]:
+        whole = claim("all", kind="conjunction", members=list(names))
+        return judge(tmp_path, [whole, *members], values)["all"]
+
+    assert joint("x", "y")["verdict"] == "holds"
+    assert joint("x", "z")["verdict"] == "fails"
+    assert joint("z", "w")["verdict"] == "fails"
+    assert joint("x", "w")["verdict"] == "undecided"
+    assert joint("w")["verdict"] == "not_judged"
+    assert [place["verdict"] for place in joint("x", "w")["by"] if place["reading"] == "default"] == ["undecided"]
+
+
+def test_a_member_without_a_favourable_reading_enters_it_as_it_is(tmp_path: Path) -> None:
+    values = {("a", "one"): FLAT, ("a_best", "one"): above(4.0, 4.1, 3.9), ("b", "one"): above(*SURE)}
+    values |= {("c", "one"): FLAT}
+    whole = claim("all", kind="conjunction", members=["x", "y"])
+    found = judge(tmp_path, [whole, claim("x", "AB"), claim("y", "BC")], values)["all"]
+    assert {place["reading"]: place["verdict"] for place in found["by"]} == {"default": "fails", "favourable": "holds"}
+    assert found["depends_on"] == ["reading"]
+
+
+def test_no_claim_is_judged_on_another_dataset(tmp_path: Path) -> None:
+    values = {("a", "one"): above(*SURE), ("b", "one"): FLAT}
+    for dataset in ("digits", "cifar10"):
+        assert judge(tmp_path, [claim("x", "AB")], values, dataset=dataset)["x"]["verdict"] == "not_judged"
+
+
+# Verdicts by example
+
+
+def kept(folder: Path, slug: str, pgd: Sequence[bool]) -> None:
+    verdicts = np.array(pgd)
+    index = np.arange(len(verdicts))
+    evaluation = Evaluation(np.ones(len(verdicts), bool), {"pgd": verdicts}, {"pgd": index}, {}, True)
+    save_verdicts(folder / "verdicts" / slug / "seed0.npz", evaluation)
+
+
+def test_mcnemar_stands_beside_one_seed_and_decides_nothing(tmp_path: Path) -> None:
+    """On ten images only A keeps nine of them, only B one."""
+    kept(tmp_path, "a-one", [True] * 9 + [False])
+    kept(tmp_path, "b-one", [False] * 9 + [True])
+    found = judge(tmp_path, [claim("x", "AB")], {("a", "one"): [90.0], ("b", "one"): [10.0]})["x"]
+    assert found["verdict"] == "undecided"
+    assert found["by"][0]["text"] == "+80.0 points, 1 seed, McNemar's p 0.021 (subject ahead): A − B, PGD"
+    (beside,) = found["by"][0]["comparisons"][0]["parts"][0]["mcnemar"]
+    assert (beside["subject_only"], beside["reference_only"], beside["ahead"]) == (9, 1, "subject")
+    assert beside["p"] == pytest.approx(22 / 1024)
+    back = judge(tmp_path, [claim("x", "BA")], {("a", "one"): [90.0], ("b", "one"): [10.0]})["x"]
+    assert back["by"][0]["comparisons"][0]["parts"][0]["mcnemar"][0]["ahead"] == "reference"
+
+
+def test_the_worst_case_of_an_image_is_its_worst_attack(tmp_path: Path) -> None:
+    """Of four images the subject loses one to each of two attacks, the reference one to both."""
+    for slug, fgsm in (("a", [True, False, True, True]), ("b", [False, True, True, True])):
+        verdicts = {"fgsm": np.array(fgsm), "pgd": np.array([False, True, True, True])}
+        index = dict.fromkeys(verdicts, np.arange(4))
+        path = tmp_path / "verdicts" / slug / "seed0.npz"
+        save_verdicts(path, Evaluation(np.ones(4, bool), verdicts, index, {}, True))
+    examples = Examples(tmp_path, ("fgsm", "pgd"), 0.05)
+    found = examples.compare("worst_case", 0, ("a", 0.5), ("b", 0.75))
+    assert found is not None
+    assert (found.subject_only, found.reference_only, found.ahead) == (0, 1, "")
+    assert examples.compare("worst_case", 0, ("a", 0.25), ("b", 0.75)) is None, "the ledger's is over other attacks"
+    assert examples.compare("pgd", 0, ("a", 0.75), ("absent", 0.75)) is None
+
+
+def test_verdicts_that_are_not_the_ledger_s_are_refused(tmp_path: Path) -> None:
+    kept(tmp_path, "a-one", [True] * 8 + [False] * 2)
+    kept(tmp_path, "b-one", [True] * 10)
+    with pytest.raises(LedgerError, match=r"seed0\.npz: pgd is 0\.8 by the verdicts and 0\.9 in the ledger"):
+        judge(tmp_path, [claim("x", "AB")], {("a", "one"): [90.0], ("b", "one"): [100.0]})
