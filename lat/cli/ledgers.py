@@ -1,0 +1,121 @@
+"""Subcommands that read, merge, move and show what the jobs left: records, ledgers, tables, the report."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from lat.cli.asked import folder_of, run_of
+
+
+def status(options: argparse.Namespace) -> int:
+    from lat import status
+
+    run = run_of(options)
+    show = status.watch if options.watch else status.show
+    show(run, folder_of(options, run), as_json=options.json)
+    return 0
+
+
+def collect(options: argparse.Namespace) -> int:
+    from lat import collection
+
+    run = run_of(options)
+    folder = folder_of(options, run)
+    missing = collection.collect(run, folder, folder.root, gaps=options.gaps)
+    for entry, seed, step in missing:
+        print(f"missing: {entry.name}@{entry.scale}, seed {seed}, {step}")
+    return 0
+
+
+def export(options: argparse.Namespace) -> int:
+    from lat import collection
+
+    run = run_of(options)
+    kept = collection.export(run, folder_of(options, run), options.target)
+    print(f"{options.target}: ledger, records, verdicts and {kept} networks' weights")
+    return 0
+
+
+def restore(options: argparse.Namespace) -> int:
+    from lat import collection, data
+
+    run = run_of(options)
+    for dataset in run.datasets:
+        data.prepare(dataset, options.data, run.config["mirror"])
+    put, left = collection.restore(run, options.source, folder_of(options, run))
+    print(f"{put} records put back; {left} that the run does not ask for left out")
+    if not options.check:
+        return 0
+    from lat import experiment
+
+    differences = 0
+    for line, equal in experiment.rederive(run, options.source, options.data, options.check):
+        print(line, flush=True)
+        differences += not equal
+    return 1 if differences else 0
+
+
+def table(options: argparse.Namespace) -> int:
+    from lat import collection, report
+    from lat.measured import Plan
+
+    run, name = run_of(options), options.table
+    folder = folder_of(options, run)
+    place = folder.root / "tables" / name
+    collection.collect(run, folder, place, only=run.entries_of(name))
+    print(report.build_table(Plan.of(run), place, name, place))
+    return 0
+
+
+def figures(options: argparse.Namespace) -> int:
+    from lat import report
+    from lat.measured import Plan
+
+    run = run_of(options)
+    root = folder_of(options, run).root
+    report.build_figures(Plan.of(run), root, root / "figures")
+    return 0
+
+
+def claims(options: argparse.Namespace) -> int:
+    import json
+
+    from lat import claims, report, runs
+    from lat.measured import Plan
+
+    kept = options.ledger / "config.json" if options.ledger else None
+    run = runs.load(options.config or (kept if kept and kept.is_file() else "config/quick.yaml"))
+    judged = report.judge(Plan.of(run), options.ledger or folder_of(options, run).root)
+    print(
+        json.dumps({"claims": judged}, ensure_ascii=False, indent=1) if options.json else claims.table(judged), end=""
+    )
+    return 0
+
+
+def report(options: argparse.Namespace) -> int:
+    from lat import report, runs
+    from lat.measured import Plan
+
+    if options.reference:
+        run = runs.load(options.reference / "config.json")
+        root, output, drawn = options.reference, options.reference / "report.pdf", None
+    else:
+        run = run_of(options)
+        root, output = folder_of(options, run).root, Path("reports") / f"{run.name}.pdf"
+        series, shown = root / "figures/figures.json", [root / "ledger.csv", root / "equivalence.csv"]
+        newest = max((path.stat().st_mtime_ns for path in shown if path.exists()), default=0)
+        drawn = series.parent if series.exists() and series.stat().st_mtime_ns >= newest else None
+    studies = {name: Plan.of(runs.load(f"config/{name}.yaml")) for name in report.STUDIES}
+    folder = Path("reports/build") / run.name
+    made = report.build(Plan.of(run), root, output, folder=folder, figures=drawn, plans=studies, sources=run.digests())
+    print(made)
+    return 0
+
+
+def compare(options: argparse.Namespace) -> int:
+    from lat import compare
+
+    rows = compare.compare(options.run, options.reference)
+    print(compare.text(rows), end="")
+    return 1 if any(row.agree == "no" for row in rows) else 0
