@@ -8,13 +8,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from lat.attacks.autoattack import AutoAttack
 from lat.attacks.cw import CW
 from lat.attacks.cw_l2 import CWL2
 from lat.attacks.draws import Draws
 from lat.attacks.eot import EoT
 from lat.attacks.fgsm import FGSM
 from lat.attacks.ifgsm import IFGSM
+from lat.attacks.lbfgs import LBFGS
+from lat.attacks.mi_fgsm import MIFGSM
+from lat.attacks.noise import Noise
 from lat.attacks.pgd import PGD
+from lat.attacks.pgd_restarts import PGDRestarts
 from lat.attacks.protocol import Attack, AttackError, Outcome, SettingError, Threat, right, run_attack, undisturbed
 from lat.attacks.settings import build
 
@@ -24,12 +29,17 @@ __all__ = [
     "CWL2",
     "FGSM",
     "IFGSM",
+    "LBFGS",
+    "MIFGSM",
     "PGD",
     "Attack",
     "AttackError",
+    "AutoAttack",
     "Draws",
     "EoT",
+    "Noise",
     "Outcome",
+    "PGDRestarts",
     "SettingError",
     "Threat",
     "from_settings",
@@ -45,6 +55,11 @@ ATTACKS: Mapping[str, type] = {
     "eot": EoT,
     "cw": CW,
     "cw_l2": CWL2,
+    "mi_fgsm": MIFGSM,
+    "pgd_restarts": PGDRestarts,
+    "autoattack": AutoAttack,
+    "noise": Noise,
+    "lbfgs": LBFGS,
 }
 
 
