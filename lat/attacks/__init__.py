@@ -22,6 +22,7 @@ from lat.attacks.pgd import PGD
 from lat.attacks.pgd_restarts import PGDRestarts
 from lat.attacks.protocol import Attack, AttackError, Outcome, SettingError, Threat, right, run_attack, undisturbed
 from lat.attacks.settings import build
+from lat.attacks.transfer import Transfer
 
 __all__ = [
     "ATTACKS",
@@ -42,6 +43,7 @@ __all__ = [
     "PGDRestarts",
     "SettingError",
     "Threat",
+    "Transfer",
     "from_settings",
     "right",
     "run_attack",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -92,14 +93,19 @@ def batch_seed(draws: Draws, first: int) -> int:
 def undisturbed_settings() -> Iterator[None]:
     """torch's global generators and mode of determinism, and a debugger's trace function, are afterwards as before.
 
-    Inside, kernels without a deterministic version may run: on a GPU, FAB's cumulative sums have none.
+    Inside, kernels without a deterministic version may run: on a GPU, FAB's cumulative sums have none. pyautoattack is
+    silent there: it would log the images with zero gradients at every restart.
     """
     trace, mode = sys.gettrace(), torch.get_deterministic_debug_mode()
+    logger = logging.getLogger("auto-attack")
+    silent = logger.disabled
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with torch.random.fork_rng(devices=devices):
         try:
             torch.set_deterministic_debug_mode("default")
+            logger.disabled = True
             yield
         finally:
+            logger.disabled = silent
             torch.set_deterministic_debug_mode(mode)
             sys.settrace(trace)
