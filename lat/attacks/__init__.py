@@ -9,11 +9,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from lat.attacks.autoattack import AutoAttack
+from lat.attacks.boundary import Boundary
 from lat.attacks.cw import CW
 from lat.attacks.cw_l2 import CWL2
 from lat.attacks.draws import Draws
 from lat.attacks.eot import EoT
 from lat.attacks.fgsm import FGSM
+from lat.attacks.hopskipjump import HopSkipJump
 from lat.attacks.ifgsm import IFGSM
 from lat.attacks.lbfgs import LBFGS
 from lat.attacks.mi_fgsm import MIFGSM
@@ -23,6 +25,7 @@ from lat.attacks.pgd_restarts import PGDRestarts
 from lat.attacks.protocol import Attack, AttackError, Outcome, SettingError, Threat, right, run_attack, undisturbed
 from lat.attacks.settings import build
 from lat.attacks.transfer import Transfer
+from lat.attacks.zoo import ZOO
 
 __all__ = [
     "ATTACKS",
@@ -33,11 +36,14 @@ __all__ = [
     "LBFGS",
     "MIFGSM",
     "PGD",
+    "ZOO",
     "Attack",
     "AttackError",
     "AutoAttack",
+    "Boundary",
     "Draws",
     "EoT",
+    "HopSkipJump",
     "Noise",
     "Outcome",
     "PGDRestarts",
@@ -62,6 +68,9 @@ ATTACKS: Mapping[str, type] = {
     "autoattack": AutoAttack,
     "noise": Noise,
     "lbfgs": LBFGS,
+    "hopskipjump": HopSkipJump,
+    "boundary": Boundary,
+    "zoo": ZOO,
 }
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyautoattack
@@ -14,6 +11,7 @@ from torch import nn
 
 from lat.attacks.ascent import check_count
 from lat.attacks.draws import Draws
+from lat.attacks.foreign import batch_seed, undisturbed_settings
 from lat.attacks.protocol import SettingError, Threat
 from lat.types import Images, Labels
 
@@ -69,7 +67,7 @@ class AutoAttack:
     def _batch(self, model: nn.Module, x: Images, y: Labels, seed: int) -> Images:
         if (classes := model(x[:1]).shape[1]) < CLASSES:
             raise ValueError(f"scores: {classes} classes; the standard version of AutoAttack needs at least {CLASSES}")
-        with undisturbed_settings():
+        with undisturbed_settings(seed, silent="auto-attack"):  # it would log zero gradients at every restart
             ensemble = pyautoattack.AutoAttack(
                 model,
                 norm=NORMS[self.threat.norm],
@@ -81,31 +79,3 @@ class AutoAttack:
             ensemble.attacks_to_run = [name for name in MEMBERS if name in self.attacks]
             adversarial, _ = ensemble.run_standard_evaluation(x, y, batch_size=len(x))
         return adversarial
-
-
-def batch_seed(draws: Draws, first: int) -> int:
-    """The seed of the batch that begins at row `first`: 53 bits from the stream of that row's example."""
-    drawn = draws.rows([first]).uniform(torch.empty(1, 1, dtype=torch.float64))
-    return int(drawn.item() * 2**53)
-
-
-@contextmanager
-def undisturbed_settings() -> Iterator[None]:
-    """torch's global generators and mode of determinism, and a debugger's trace function, are afterwards as before.
-
-    Inside, kernels without a deterministic version may run: on a GPU, FAB's cumulative sums have none. pyautoattack is
-    silent there: it would log the images with zero gradients at every restart.
-    """
-    trace, mode = sys.gettrace(), torch.get_deterministic_debug_mode()
-    logger = logging.getLogger("auto-attack")
-    silent = logger.disabled
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with torch.random.fork_rng(devices=devices):
-        try:
-            torch.set_deterministic_debug_mode("default")
-            logger.disabled = True
-            yield
-        finally:
-            logger.disabled = silent
-            torch.set_deterministic_debug_mode(mode)
-            sys.settrace(trace)

@@ -18,8 +18,8 @@ class Transfer:
     """`inner` attacks each of the surrogates, by name, until a candidate breaks the target too (Papernot et al. 2017).
 
     The target is asked for scores and never for a gradient. What transfer breaks and the attacks on the target itself
-    do not, shows that the target's gradients mislead. A surrogate must be trained independently of the target: a copy of
-    it would make this the inner attack.
+    do not, shows that the target's gradients mislead. A surrogate must be trained independently of the target: on a
+    copy of it this is the inner attack.
     """
 
     inner: Attack

@@ -40,7 +40,7 @@ def linear_classes(seed: int, n: int, side: int = 6) -> tuple[nn.Module, Tensor,
     with torch.no_grad():
         model[1].weight.copy_(30 * torch.randn(10, side * side, generator=generator))  # one rival dominates the softmax
         model[1].bias.copy_(-0.5 * model[1].weight.sum(1))
-        x = 0.5 + 0.1 * (torch.rand(n, 1, side, side, generator=generator) - 0.5)
+        x = 0.5 + 0.6 * (torch.rand(n, 1, side, side, generator=generator) - 0.5)
         y = model(x).argmax(1)
     return model, x, y
 

@@ -12,7 +12,8 @@ import torch
 from small_networks import Digits, distances_of, linear_classes
 
 from lat.attacks import AutoAttack, Draws, Threat, run_attack
-from lat.attacks.autoattack import MEMBERS, batch_seed
+from lat.attacks.autoattack import MEMBERS
+from lat.attacks.foreign import batch_seed
 from lat.evaluation import evaluate
 
 FAST = ("apgd-ce", "apgd-t")
