@@ -43,7 +43,8 @@ class AutoAttack:
         if self.threat.box != (0.0, 1.0):
             raise SettingError(f"box: {self.threat.box!r} must be (0.0, 1.0); pyautoattack clips to that one")
         names = self.attacks
-        if isinstance(names, str) or not names or len(set(names)) != len(names) or not set(names) <= set(MEMBERS):
+        known = isinstance(names, list | tuple) and all(name in MEMBERS and names.count(name) == 1 for name in names)
+        if not names or not known:
             raise SettingError(f"attacks: {names!r} must be a list, each name once, of {', '.join(MEMBERS)}")
         check_count("batch", self.batch)
 
