@@ -19,8 +19,7 @@ class Boundary:
     """Brendel et al. 2018, by foolbox: the smallest L2 distance that `steps` random steps find.
 
     A step goes round the image by `spherical_step` and towards it by `source_step`, both in distances to it and adapted
-    on the way. Its draws and starting points belong to a batch, as those of `AutoAttack` do: `batch` images are
-    attacked together.
+    on the way. Its draws belong to a batch, as those of `AutoAttack` do: `batch` images are attacked together.
     """
 
     MINIMAL: ClassVar[bool] = True  # looks for the smallest distance: there is no radius to be given
@@ -46,8 +45,8 @@ class Boundary:
     def perturb(self, model: nn.Module, x: Images, y: Labels, draws: Draws) -> Images:
         """The closest misclassified point found of each example, x itself where there is none.
 
-        An image that is misclassified as it is comes back unchanged: its distance is 0. One uniform draw of each
-        batch's first example seeds it.
+        An image that is misclassified as it is comes back unchanged: its distance is 0. Draws for
+        the starting points, and one of each batch's first example that seeds it.
         """
         settings = {
             "steps": self.steps,

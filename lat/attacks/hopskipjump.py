@@ -11,7 +11,7 @@ from lat import norms
 from lat.attacks.ascent import check_count
 from lat.attacks.decisions import by_foolbox, check_box
 from lat.attacks.draws import Draws
-from lat.attacks.protocol import Threat
+from lat.attacks.protocol import SettingError, Threat
 from lat.types import Images, Labels
 
 
@@ -19,10 +19,12 @@ from lat.types import Images, Labels
 class HopSkipJump:
     """Chen et al. 2020, by foolbox: `steps` times an estimated gradient at the boundary, a step, a bisection back.
 
-    It looks for the smallest distance in the norm of the threat, and an example is broken where that is at most the
-    radius. The estimate of step t looks along directions * sqrt(t) random ones. Its draws and starting points belong to
-    a batch, as those of `AutoAttack` do: `batch` images are attacked together, all their directions in memory at once.
-    In L2, foolbox divides the estimates of a batch by their common length: its steps are shorter in larger batches.
+    It looks for the smallest distance, and an example is broken where that is at most the radius. The estimate of step
+    t looks along directions * sqrt(t) random ones. Its draws belong to a batch, as those of `AutoAttack` do: `batch`
+    images are attacked together, all their directions in memory at once.
+
+    In L-infinity alone: foolbox divides the L2 estimates of a batch by their common length, so that steps are shorter
+    the larger the batch.
     """
 
     threat: Threat
@@ -33,6 +35,8 @@ class HopSkipJump:
 
     def __post_init__(self) -> None:
         _ = self.threat.ball
+        if self.threat.norm != "linf":
+            raise SettingError(f"norm: {self.threat.norm!r}: hopskipjump needs linf; foolbox scales L2 steps by batch")
         check_box(self.threat)
         check_count("steps", self.steps)
         check_count("directions", self.directions)
@@ -41,7 +45,7 @@ class HopSkipJump:
     def perturb(self, model: nn.Module, x: Images, y: Labels, draws: Draws) -> Images:
         """For each example the nearest misclassified point found, or else x where that lies outside the ball.
 
-        One uniform draw of each batch's first example seeds it.
+        Draws for the starting points, and one of each batch's first example that seeds it.
         """
         settings = {
             "steps": self.steps,

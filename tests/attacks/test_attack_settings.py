@@ -97,6 +97,7 @@ def test_a_key_too_many_is_an_error_that_names_it(schema: jsonschema.Draft202012
         ("noise", "noise_draws", 0),
         ("noise", "distribution", "normal"),
         ("hopskipjump", "directions", 0),
+        ("hopskipjump", "norm", "l2"),
         ("boundary", "norm", "linf"),
         ("boundary", "source_step", 0.0),
         ("zoo", "norm", "linf"),
