@@ -8,15 +8,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from lat.attacks.autoattack import AutoAttack
+from lat.attacks.boundary import Boundary
 from lat.attacks.cw import CW
 from lat.attacks.cw_l2 import CWL2
 from lat.attacks.draws import Draws
 from lat.attacks.eot import EoT
 from lat.attacks.fgsm import FGSM
+from lat.attacks.hopskipjump import HopSkipJump
 from lat.attacks.ifgsm import IFGSM
+from lat.attacks.lbfgs import LBFGS
+from lat.attacks.mi_fgsm import MIFGSM
+from lat.attacks.noise import Noise
 from lat.attacks.pgd import PGD
+from lat.attacks.pgd_restarts import PGDRestarts
 from lat.attacks.protocol import Attack, AttackError, Outcome, SettingError, Threat, right, run_attack, undisturbed
 from lat.attacks.settings import build
+from lat.attacks.transfer import Transfer
+from lat.attacks.zoo import ZOO
 
 __all__ = [
     "ATTACKS",
@@ -24,14 +33,23 @@ __all__ = [
     "CWL2",
     "FGSM",
     "IFGSM",
+    "LBFGS",
+    "MIFGSM",
     "PGD",
+    "ZOO",
     "Attack",
     "AttackError",
+    "AutoAttack",
+    "Boundary",
     "Draws",
     "EoT",
+    "HopSkipJump",
+    "Noise",
     "Outcome",
+    "PGDRestarts",
     "SettingError",
     "Threat",
+    "Transfer",
     "from_settings",
     "right",
     "run_attack",
@@ -45,6 +63,14 @@ ATTACKS: Mapping[str, type] = {
     "eot": EoT,
     "cw": CW,
     "cw_l2": CWL2,
+    "mi_fgsm": MIFGSM,
+    "pgd_restarts": PGDRestarts,
+    "autoattack": AutoAttack,
+    "noise": Noise,
+    "lbfgs": LBFGS,
+    "hopskipjump": HopSkipJump,
+    "boundary": Boundary,
+    "zoo": ZOO,
 }
 
 

@@ -17,7 +17,7 @@ from lat.attacks import CWL2, Draws, Threat, from_settings, run_attack
 from lat.attacks.ascent import ascend
 from lat.attacks.losses import cross_entropy, margin, oracle
 
-BALL = ("fgsm", "ifgsm", "pgd", "eot", "cw")
+BALL = ("fgsm", "ifgsm", "pgd", "eot", "cw", "mi_fgsm", "pgd_restarts", "cw_restarts")
 WIDE = (-100.0, 100.0)  # a box that is never reached
 
 
@@ -42,8 +42,10 @@ def test_a_linear_network_breaks_exactly_at_its_margin_over_the_dual_norm(
 ) -> None:
     if name == "eot":
         attacks["eot"] = replace(attacks["eot"], noise_draws=2)  # the gradient is the same everywhere
+    if name.endswith("_restarts"):
+        attacks[name] = replace(attacks[name], restarts=2)
     beyond = (
-        1.001 if norm == "linf" or name in ("fgsm", "ifgsm") else 1.02
+        1.001 if norm == "linf" or name in ("fgsm", "ifgsm", "mi_fgsm") else 1.02
     )  # a direction is approached, a corner reached
     for seed in range(2):
         model, x, y = linear_case(seed, 6)
@@ -57,7 +59,8 @@ def test_a_linear_network_breaks_exactly_at_its_margin_over_the_dual_norm(
                 assert outcome.robust.tolist() == [robust], (name, norm, factor)
 
 
-def test_cw_l2_finds_the_distance_to_the_hyperplane(attacks: dict) -> None:
+@pytest.mark.parametrize("name", ["cw_l2", "lbfgs"])
+def test_a_search_for_the_smallest_distance_finds_that_to_the_hyperplane(attacks: dict, name: str) -> None:
     generator = torch.Generator().manual_seed(0)
     w = torch.randn(40, generator=generator, dtype=torch.float64)
     x = 0.3 + 0.4 * torch.rand(12, 40, generator=generator, dtype=torch.float64)
@@ -66,7 +69,8 @@ def test_cw_l2_finds_the_distance_to_the_hyperplane(attacks: dict) -> None:
         scores = model(x)
         y = scores.argmax(1)
     exact = -margin(scores.detach(), y) / w.norm()
-    outcome = run_attack(model, x, y, range(12), attacks["cw_l2"], seed=0)
+    attack = attacks[name] if name == "cw_l2" else replace(attacks[name], search_steps=16)  # its c decides how near
+    outcome = run_attack(model, x, y, range(12), attack, seed=0)
     assert not outcome.robust.any()
     assert (outcome.distance >= exact * (1 - 1e-9)).all()  # nothing closer exists
     far = exact > 0.01  # two hundred iterations do not settle to less than a hundredth of that
@@ -76,7 +80,8 @@ def test_cw_l2_finds_the_distance_to_the_hyperplane(attacks: dict) -> None:
     assert float(along[far].min()) > 0.98  # and the way there is along the normal
 
 
-def test_cw_l2_leaves_what_is_misclassified_or_cannot_be(attacks: dict) -> None:
+@pytest.mark.parametrize("name", ["cw_l2", "lbfgs"])
+def test_a_search_for_the_smallest_distance_leaves_what_is_misclassified_or_cannot_be(attacks: dict, name: str) -> None:
     class Stubborn(nn.Module):
         """Right on the second image whatever is added to it, wrong on the first."""
 
@@ -84,7 +89,7 @@ def test_cw_l2_leaves_what_is_misclassified_or_cannot_be(attacks: dict) -> None:
             return torch.stack([x.sum(1) * 0 - 1, x.sum(1) * 1e-3 + 5], 1)
 
     x = torch.full((2, 3), 0.5)
-    quick = replace(attacks["cw_l2"], steps=5)
+    quick = replace(attacks[name], steps=5)
     outcome = run_attack(Stubborn(), x, torch.tensor([0, 1]), range(2), quick, seed=0)
     assert outcome.robust.tolist() == [False, True]
     assert torch.equal(outcome.adversarial, x)
@@ -111,9 +116,12 @@ def test_a_network_made_to_be_broken_is_broken(digits: Digits, attacks: dict, na
     assert float(outcome.robust.sum() / clean.sum()) < 0.05
 
 
-def test_cw_l2_breaks_a_network_made_to_be_broken(digits: Digits, attacks: dict) -> None:
-    x, y = digits.x[:100], digits.y[:100]
-    outcome = run_attack(digits.model, x, y, range(100), attacks["cw_l2"], seed=0)
+@pytest.mark.parametrize("name", ["cw_l2", "lbfgs"])
+def test_a_search_for_the_smallest_distance_breaks_a_network_made_to_be_broken(
+    digits: Digits, attacks: dict, name: str
+) -> None:
+    x, y = digits.x[:25], digits.y[:25]
+    outcome = run_attack(digits.model, x, y, range(25), replace(attacks[name], search_steps=3), seed=0)
     assert float(outcome.robust.float().mean()) < 0.05
     assert 0.05 < float(outcome.distance.median()) < 1.5
 

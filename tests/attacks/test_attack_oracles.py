@@ -85,6 +85,13 @@ def test_pgd_is_foolboxs_from_the_same_start(
         assert float(apart.double().mean()) <= 0.005
 
 
+@pytest.mark.parametrize("decay", [1.0, 0.5])
+def test_mi_fgsm_is_torchattacks(digits: Digits, attacks: dict, decay: float) -> None:
+    # torchattacks divides by the mean of |g| and not by its sum: the same but for a factor that no sign sees.
+    oracle = torchattacks.MIFGSM(copy.deepcopy(digits.model), eps=0.1, alpha=0.01, steps=10, decay=decay)
+    agree(ours(replace(attacks["mi_fgsm"], decay=decay), digits), oracle(digits.x, digits.y), digits.model, digits.y)
+
+
 class Noisy(nn.Module):
     """A network that adds noise prepared beforehand to its input, the next draw at every call."""
 

@@ -30,7 +30,9 @@ def test_the_settings_are_valid_and_hold_the_attacks_of_the_tables(
 ) -> None:
     schema.validate(settings)
     curve = [f"pgd_curve@{radius:g}" for radius in (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)]
-    assert list(attacks) == ["fgsm", "ifgsm", "pgd", "eot", "cw", "cw_l2", *curve]
+    costly = ["autoattack", "apgd_ce", "apgd_t", "fab_t", "square", "noise", "lbfgs", "hopskipjump", "boundary"]
+    more = ["mi_fgsm", "pgd_restarts", "cw_restarts", *costly, "zoo"]
+    assert list(attacks) == ["fgsm", "ifgsm", "pgd", "eot", "cw", "cw_l2", *curve, *more]
     for name in ("fgsm", "ifgsm", "pgd", "eot", "cw"):
         assert attacks[name].threat == Threat("linf", 0.1, (0.0, 1.0)), name
         assert attacks[name].examples is None, name
@@ -85,6 +87,24 @@ def test_a_key_too_many_is_an_error_that_names_it(schema: jsonschema.Draft202012
         ("cw_l2", "shrink", 1.0),
         ("cw_l2", "lr", 0.0),
         ("cw_l2", "confidence", -1.0),
+        ("mi_fgsm", "decay", -1.0),
+        ("pgd_restarts", "restarts", 0),
+        ("pgd_restarts", "loss", "hinge"),
+        ("autoattack", "attacks", []),
+        ("autoattack", "attacks", "square"),
+        ("autoattack", "attacks", ["square", "square"]),
+        ("autoattack", "batch", 0),
+        ("noise", "noise_draws", 0),
+        ("noise", "distribution", "normal"),
+        ("hopskipjump", "directions", 0),
+        ("hopskipjump", "norm", "l2"),
+        ("boundary", "norm", "linf"),
+        ("boundary", "source_step", 0.0),
+        ("zoo", "norm", "linf"),
+        ("zoo", "coordinates", 0),
+        ("zoo", "difference", 0.0),
+        ("lbfgs", "norm", "linf"),
+        ("lbfgs", "initial_constant", 0.0),
         ("pgd_curve", "radii", []),
         ("pgd_curve", "radii", [0.1, 0.1]),
     ],
@@ -118,8 +138,18 @@ def test_a_box_upside_down_and_two_ways_to_give_a_radius_are_refused(settings: S
         from_settings({"pgd@0.1": settings["pgd"]})
 
 
+@pytest.mark.parametrize("name", ["autoattack", "hopskipjump", "boundary"])
+def test_a_box_that_the_package_would_not_keep_is_refused(
+    schema: jsonschema.Draft202012Validator, settings: Settings, name: str
+) -> None:
+    wider = {name: settings[name] | {"box": [0.0, 2.0]}}
+    assert list(schema.iter_errors(wider))
+    with pytest.raises(SettingError, match=rf"{name}: box: \(0\.0, 2\.0\) must be \(0\.0, 1\.0\)"):
+        from_settings(wider)
+
+
 def test_every_kind_that_searches_a_ball_can_be_given_several_radii(settings: Settings) -> None:
-    for name in ("fgsm", "ifgsm", "pgd", "eot", "cw"):
+    for name in ("fgsm", "ifgsm", "pgd", "eot", "cw", "mi_fgsm", "pgd_restarts", "autoattack", "noise", "hopskipjump"):
         several = {key: value for key, value in settings[name].items() if key != "radius"} | {"radii": [0.1, 0.25]}
         built = from_settings({name: several})
         assert {key: attack.threat.radius for key, attack in built.items()} == {

@@ -27,6 +27,7 @@ settings = yaml.safe_load(open(sys.argv[1]))
 for name, key, value in [
     ("fgsm", "radius", "0.1"), ("fgsm", "box", [0.0]), ("fgsm", "box", 1.0), ("fgsm", "examples", 2.5),
     ("ifgsm", "steps", 2.5), ("pgd", "relative_step", "0.1"), ("pgd", "start", None), ("cw_l2", "shrink", None),
+    ("autoattack", "attacks", 4), ("noise", "distribution", None), ("pgd_restarts", "loss", None), ("zoo", "lr", "0.1"),
 ]:
     wrong = {name: settings[name] | {key: value}}
     expect(SettingError, f"{name}: {key}: ", lambda: from_settings(wrong))

@@ -137,7 +137,7 @@ def test_the_model_comes_back_as_it_was(digits: Digits, attacks: dict) -> None:
     before = model.state()
     assert sorted(set(before[0])) == [False, True]
     assert sorted(set(before[1])) == [False, True]
-    for name in ("fgsm", "ifgsm", "pgd", "eot", "cw"):
+    for name in ("fgsm", "ifgsm", "pgd", "eot", "cw", "mi_fgsm", "pgd_restarts", "autoattack"):
         run_attack(model, digits.x[:20], digits.y[:20], range(20), attacks[name], seed=0)
         assert same(before, model.state()), name
     assert all(gradient is None for gradient in model.state()[2])

@@ -32,9 +32,13 @@ BALL = ("fgsm", "ifgsm", "pgd", "eot", "cw")
 
 @pytest.fixture
 def quick(attacks: dict[str, Attack]) -> dict[str, Attack]:
-    """The attacks with fewer steps, the last two on a sample of the images."""
+    """The attacks with fewer steps, the searches for a distance and one of a curve on a sample of the images."""
     chosen = {name: attacks[name] for name in ("fgsm", "ifgsm", "pgd", "cw")}
     chosen["eot"] = replace(attacks["eot"], steps=10, noise_draws=3)
+    chosen["mi_fgsm"] = attacks["mi_fgsm"]
+    chosen["cw_restarts"] = replace(attacks["cw_restarts"], steps=10, restarts=3)
+    chosen["noise"] = replace(attacks["noise"], noise_draws=20)
+    chosen["lbfgs"] = replace(attacks["lbfgs"], examples=13, search_steps=2, steps=10)
     chosen["cw_l2"] = replace(attacks["cw_l2"], examples=13, search_steps=2, steps=40)
     chosen["pgd_curve@0.3"] = replace(attacks["pgd_curve@0.3"], examples=25)
     return chosen
@@ -60,7 +64,8 @@ def test_verdicts_do_not_depend_on_the_size_of_the_batches(digits: Digits, quick
         cut = evaluate(model, x, y, quick, seed=5, batch=batch)
         for name in quick:
             assert int((cut.verdicts[name] != whole.verdicts[name]).sum()) == 0, name
-        np.testing.assert_allclose(cut.distances["cw_l2"], whole.distances["cw_l2"], rtol=1e-6)
+        for name in ("cw_l2", "lbfgs"):
+            np.testing.assert_allclose(cut.distances[name], whole.distances[name], rtol=1e-6)
     # and the draws matter at all: another seed gives another evaluation of the attacks that draw
     other = evaluate(model, x, y, {"pgd": replace(quick["pgd"], steps=1)}, seed=6)
     assert not np.array_equal(
@@ -87,7 +92,7 @@ def test_an_evaluation_holds_what_it_says(digits: Digits, quick: dict[str, Attac
         np.testing.assert_array_equal(result.clean, (digits.model(x).argmax(1) == y).numpy())
     assert result.finite
     assert set(result.verdicts) == set(result.index) == set(result.seconds) == set(quick)
-    assert set(result.distances) == {"cw_l2"}
+    assert set(result.distances) == {"cw_l2", "lbfgs"}
     for name, attack in quick.items():
         np.testing.assert_array_equal(result.index[name], sample_index(60, attack.examples), err_msg=name)
         assert result.verdicts[name].dtype == np.bool_
