@@ -29,7 +29,7 @@ from lat.runs import Run
 
 WORST_CASE = ("fgsm", "ifgsm", "pgd", "eot", "cw")
 Report = Callable[[str, int, int], None]
-VERSIONED = ("lat", "torch", "numpy", "scikit-learn", "safetensors")
+VERSIONED = ("lat", "torch", "numpy", "scipy", "scikit-learn", "safetensors", "foolbox", "pyautoattack")
 
 
 @dataclass(frozen=True)
