@@ -50,6 +50,7 @@ def positive_network(kind: str) -> nn.Module:
     """A network of each supported module, whose units all rise with their inputs."""
     axes = int(kind[0]) if kind[0].isdigit() else 2
     conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[axes - 1]
+    transposed = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)[axes - 1]
     norm = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[axes - 1]
     largest = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)[axes - 1]
     average = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)[axes - 1]
@@ -67,7 +68,7 @@ def positive_network(kind: str) -> nn.Module:
         layers = [
             conv(2, 3, 3, padding=1), norm(3), nn.ReLU(), largest(2), conv(3, 3, 2, stride=2, padding=1, dilation=2),
             nn.Identity(), average(2, 1, 1, count_include_pad=False), dropout(), nn.FeatureAlphaDropout(), adaptive(2),
-            nn.Flatten(), nn.LazyLinear(units), nn.ReLU(),
+            transposed(3, 3, 2, stride=2, padding=1), nn.Flatten(), nn.LazyLinear(units), nn.ReLU(),
         ]  # fmt: skip
     return nn.Sequential(*layers)
 

@@ -77,7 +77,8 @@ def test_a_training_record_says_what_was_trained_and_how_it_went(run: Run, done:
     assert (record.status, record.threads, record.settings, record.imported) == ("ok", 1, {}, False)
     assert record.sources == run.sources(entry, "train")
     assert record.inputs["weights"] == experiment.file_digest(done.weights(entry, 0))
-    assert set(record.versions) == {"python", "lat", "torch", "numpy", "scikit-learn", "safetensors"}
+    packages = {"lat", "torch", "numpy", "scipy", "scikit-learn", "safetensors", "foolbox", "pyautoattack"}
+    assert set(record.versions) == {"python", *packages}
     figures = {figure.metric: figure for figure in record.figures}
     assert list(figures) == ["loss", "clean_accuracy", "step_ms", "skipped_batches"]
     assert figures["clean_accuracy"].n == 360
