@@ -24,7 +24,6 @@ from lat.measured import Ledger, Plan, read_ledger
 
 ROOT = Path(__file__).resolve().parents[1]
 TEMPLATES = "reports"
-NEVER_JUDGED = ("digits",)  # datasets that show the pipeline; a run marked as smoke is not judged on any
 STUDIES = ("calibration", "calibration_cnn", "readings", "sensitivity")
 CALIBRATED = {
     "calibration": "table_2",
@@ -41,7 +40,7 @@ def build_table(plan: Plan, run: Path, name: str, folder: Path, root: Path = ROO
     tables.write(table, folder)
     finished = _finished(read_records(run / "records.jsonl"))
     with TemporaryDirectory() as work:
-        _write_json(Path(work) / "table.json", {"table": table, "run": _run(plan, ledger)})
+        _write_json(Path(work) / "table.json", {"table": table, "run": _run(plan, ledger, root)})
         return _compile("table.typ", Path(work), folder / f"{name}.pdf", root, finished)
 
 
@@ -97,7 +96,7 @@ def build(
     shown = _shown_tables(ledger, plan, root)
     equations = statements.read(run, root)
     content = {
-        "run": _run(plan, ledger),
+        "run": _run(plan, ledger, root),
         "tables": shown,
         "reported_only": [
             tables.build(ledger, table, Plan(plan.name, plan.config, (), {}))
@@ -179,7 +178,7 @@ def provenance(
     }
 
 
-def _run(plan: Plan, ledger: Ledger) -> dict[str, Any]:
+def _run(plan: Plan, ledger: Ledger, root: Path) -> dict[str, Any]:
     """What was run and on what data, as the first page says it."""
     frame = ledger.frame
     examples = frame.loc[(frame["step"] == "attack") & (frame["metric"] == "clean_accuracy"), "n"].dropna()
@@ -187,7 +186,7 @@ def _run(plan: Plan, ledger: Ledger) -> dict[str, Any]:
         "name": plan.name,
         "title": plan.config["title"],
         "datasets": sorted({scale.dataset for scale in plan.scales}),
-        "notice": notice(plan),
+        "notice": notice(plan, root),
         "level_text": f"{100 * LEVEL:g}\u00a0%",
         "evaluated": plan.config["evaluate"],
         "images": sorted({int(n) for n in examples}),
@@ -211,11 +210,15 @@ def _run(plan: Plan, ledger: Ledger) -> dict[str, Any]:
     }
 
 
-def notice(plan: Plan) -> str:
-    """Why no claim is judged on the run, as every page says it; empty where claims are judged."""
+def notice(plan: Plan, root: Path = ROOT) -> str:
+    """Why no claim is judged on the run, as every page says it; empty where claims are judged.
+
+    None is judged on a smoke test, nor on a dataset that the rules of the claims rule out.
+    """
     if smoke := plan.config.get("smoke"):
         return f"Smoke test: {smoke}"
-    shown = sorted({scale.dataset for scale in plan.scales} & set(NEVER_JUDGED))
+    never = _yaml(root / plan.config["claims"])["rules"]["measured"]["datasets_never_judged"]
+    shown = sorted({scale.dataset for scale in plan.scales} & set(never))
     return f"Data: {', '.join(shown)}." if shown else ""
 
 
@@ -253,7 +256,9 @@ def _claims(
     root: Path,
 ) -> dict[str, Any]:
     """Every claim judged, and how many have which verdict: of those on figures, of theory, of this project."""
-    judged = claims.judge(root / plan.config["claims"], described, ledger, plan, run, equations["found"], notice(plan))
+    judged = claims.judge(
+        root / plan.config["claims"], described, ledger, plan, run, equations["found"], notice(plan, root)
+    )
     groups = {
         "figures": [c for c in judged if c["origin"] == "paper" and c["kind"] in ("empirical", "conjunction")],
         "theory": [c for c in judged if c["kind"] == "theory"],
