@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import math
-import os
 import pickle
-import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -24,12 +21,12 @@ from lat import attacks, data, evaluation, heartbeats, models, training
 from lat.cells import Cell, own_seed, seed_for
 from lat.checkpoints import EVERY_S, Checkpoint
 from lat.collection import Folder, jobs
+from lat.environment import hardware, prepare_torch, versions
 from lat.ledger import Figure, LedgerError, Record, atomic, read_records
-from lat.runs import Run
+from lat.runs import Entry, Run
 
 WORST_CASE = ("fgsm", "ifgsm", "pgd", "eot", "cw")
 Report = Callable[[str, int, int], None]
-VERSIONED = ("lat", "torch", "numpy", "scipy", "scikit-learn", "safetensors", "foolbox", "pyautoattack")
 
 
 @dataclass(frozen=True)
@@ -50,25 +47,16 @@ class Job:
     device: str = "cpu"
     heartbeat: Path | None = None
 
+    @classmethod
+    def of(cls, run: Run, entry: Entry, seed: int, step: str, data_root: Path) -> Job:
+        """The job of a run's (entry, seed, step), on the CPU and without a heartbeat."""
+        sources, images = run.sources(entry, step), run.images(entry)
+        return cls(entry.cell, seed, entry.name, entry.scale, sources, data_root, images)
+
     @property
     def looked_at(self) -> dict[str, Any]:
         """The part of a record's settings that says how many images were looked at; empty for all."""
         return {} if self.images is None else {"images": self.images}
-
-
-def prepare_torch(device: str = "cpu") -> None:
-    """One thread and deterministic kernels: two runs on one machine give the same bits.
-
-    On a GPU also products in full float32, and nothing on any other GPU.
-    """
-    torch.set_num_threads(1)
-    torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms(True), which would load the compiler too
-    if torch.device(device).type == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first cuBLAS call
-        torch.backends.cuda.matmul.allow_tf32 = False
-        torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cudnn.benchmark = False
-        torch.cuda.set_device(device)
 
 
 def train(
@@ -300,15 +288,7 @@ def rederive(run: Run, source: Path, data_root: Path, count: int) -> Iterator[tu
     with tempfile.TemporaryDirectory() as name:
         for old in chosen:
             entry, folder = run.entry(old.cell.slug), Folder(Path(name))
-            job = Job(
-                entry.cell,
-                old.seed,
-                entry.name,
-                entry.scale,
-                run.sources(entry, old.step),
-                data_root,
-                run.images(entry),
-            )
+            job = Job.of(run, entry, old.seed, old.step, data_root)
             path = folder.record(entry, old.seed, old.step)
             weights = folder.weights(entry, old.seed)
             if old.step == "train":
@@ -358,27 +338,6 @@ def file_digest(path: Path) -> str:
     """SHA-256 of a file, as hexadecimal."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def versions() -> dict[str, str]:
-    """Python and the packages whose version can change a result."""
-    found = {"python": platform.python_version()}
-    return found | {name: importlib.metadata.version(name) for name in VERSIONED}
-
-
-def processor() -> str:
-    """The processor's model name where the system tells it, else its architecture."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def hardware(device: str) -> str:
-    """The device with the model name of its processor, as records have it: `cpu (…)` or `cuda (…)`."""
-    kind = torch.device(device).type
-    return f"{kind} ({torch.cuda.get_device_name(device) if kind == 'cuda' else processor()})"
 
 
 def _record(

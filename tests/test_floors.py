@@ -21,7 +21,7 @@ FLOORS: dict[str, int] = {
     for floor, names in enumerate(
         [
             ["cells", "types", "sources", "devices"],
-            ["norms", "ledger", "intervals", "runs", "equations", "sites", "laws"],
+            ["norms", "ledger", "intervals", "runs", "equations", "sites", "laws", "environment"],
             [
                 "data",
                 "models",

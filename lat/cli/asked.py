@@ -35,9 +35,8 @@ def job_of(options: argparse.Namespace, run: Run, entry: Entry, step: str) -> Jo
 
     if not 0 <= options.seed < entry.seeds:
         raise RunError(f"seed: {options.seed} of cell {entry.name!r}; {entry.scale!r} has seeds 0 to {entry.seeds - 1}")
-    sources, heartbeat = run.sources(entry, step), folder_of(options, run).heartbeat(entry, options.seed, step)
-    job = Job(entry.cell, options.seed, entry.name, entry.scale, sources, options.data, run.images(entry))
-    return replace(job, heartbeat=heartbeat)
+    heartbeat = folder_of(options, run).heartbeat(entry, options.seed, step)
+    return replace(Job.of(run, entry, options.seed, step, options.data), heartbeat=heartbeat)
 
 
 def leased(options: argparse.Namespace, what: str) -> AbstractContextManager[str]:

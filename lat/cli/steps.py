@@ -102,11 +102,11 @@ def equivalence(options: argparse.Namespace) -> int:
 def _equivalence(options: argparse.Namespace, run: Run, device: str) -> int:
     from functools import partial
 
-    from lat import bars, collection, data, equivalence, experiment, sources
+    from lat import bars, collection, data, environment, equivalence, experiment, sources
     from lat.runs import RunError
 
     folder = folder_of(options, run)
-    experiment.prepare_torch(device)
+    environment.prepare_torch(device)
     kept = collection.kept(run, folder)
     datasets = list(dict.fromkeys(entry.cell.dataset for entry, _ in kept)) or [run.config["dataset"]]
     if len(datasets) > 1:
@@ -134,7 +134,7 @@ def _equivalence(options: argparse.Namespace, run: Run, device: str) -> int:
         "images": len(images.labels),
         "data": images.digest,
         "sources": sources.digest("equivalence", ()),
-        "versions": experiment.versions(),
+        "versions": environment.versions(),
         "networks": measured,
     }
     equivalence.write(folder.root, rows, origin)

@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from small_run import scale, small_run
 
-from lat import evaluation, experiment, training
+from lat import environment, evaluation, experiment, training
 from lat.cells import Schedule
 from lat.collection import Folder, collect, export, jobs
 from lat.experiment import Job
@@ -126,17 +126,17 @@ def test_on_a_gpu_kernels_are_deterministic_and_products_in_full_precision(
     monkeypatch.setattr(torch.cuda, "get_device_name", {"cuda:1": "A GPU"}.__getitem__)
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that it is as before afterwards
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
-    experiment.prepare_torch("cpu")
+    environment.prepare_torch("cpu")
     assert [getattr(owner, name) for owner, name in flags] == [True] * 3
     assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
     assert chosen == []
-    experiment.prepare_torch("cuda:1")
+    environment.prepare_torch("cuda:1")
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     assert [getattr(owner, name) for owner, name in flags] == [False] * 3
     assert torch.are_deterministic_algorithms_enabled()
     assert chosen == ["cuda:1"]
-    assert experiment.hardware("cuda:1") == "cuda (A GPU)"
-    assert experiment.hardware("cpu") == f"cpu ({experiment.processor()})"
+    assert environment.hardware("cuda:1") == "cuda (A GPU)"
+    assert environment.hardware("cpu") == f"cpu ({environment.processor()})"
 
 
 def test_a_record_says_where_memory_ran_out_and_else_nothing(run: Run, done: Folder) -> None:
