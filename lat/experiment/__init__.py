@@ -1,0 +1,22 @@
+"""Cell → objects → Records: each step of the grid is one function with one record."""
+
+from __future__ import annotations
+
+from lat.experiment.attack_step import WORST_CASE, attack, attack_checkpoint, attack_figures, told
+from lat.experiment.job import Job, file_digest, load_weights
+from lat.experiment.rederivation import rederive
+from lat.experiment.training_step import checkpoint_identity, train
+
+__all__ = [
+    "WORST_CASE",
+    "Job",
+    "attack",
+    "attack_checkpoint",
+    "attack_figures",
+    "checkpoint_identity",
+    "file_digest",
+    "load_weights",
+    "rederive",
+    "told",
+    "train",
+]
