@@ -11,12 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lat.cells import FULLY_CONNECTED
-from lat.ledger import STEPS, LedgerError, Record, atomic, read_records, record_path, write_ledger
+from lat.ledger import LedgerError, Record, atomic, read_records, record_path, write_ledger
 from lat.runs import Entry, Run
 
 EQUIVALENCE = ("equivalence.csv", "equivalence.json")
 EQUATIONS = "equations.json"
-INPUTS = {"train": ("data", "weights"), "attack": ("data", "weights", "verdicts")}
+INPUTS = {
+    "train": ("data", "weights"),
+    "attack": ("data", "weights", "verdicts"),
+    "audit": ("data", "weights", "attacked", "verdicts"),
+}
+VERDICTS = {"attack": "verdicts", "audit": "audits"}
+SURROGATE = "surrogate "  # before the name of a cell: an audit's input that is the weights of that one
 
 
 @dataclass(frozen=True)
@@ -31,8 +37,9 @@ class Folder:
     def weights(self, entry: Entry, seed: int) -> Path:
         return self.root / "weights" / entry.cell.slug / f"seed{seed}.safetensors"
 
-    def verdicts(self, entry: Entry, seed: int) -> Path:
-        return self.root / "verdicts" / entry.cell.slug / f"seed{seed}.npz"
+    def verdicts(self, entry: Entry, seed: int, step: str = "attack") -> Path:
+        """What an attack found, or the attacks of an audit."""
+        return self.root / VERDICTS[step] / entry.cell.slug / f"seed{seed}.npz"
 
     def checkpoint(self, entry: Entry, seed: int) -> Path:
         """The state of a training that is not finished; a finished one has none."""
@@ -46,7 +53,7 @@ def jobs(run: Run) -> Iterator[tuple[Entry, int, str]]:
     """Every (entry, seed, step) of a run."""
     for entry in run.entries:
         for seed in range(entry.seeds):
-            for step in STEPS:
+            for step in run.steps(entry):
                 yield entry, seed, step
 
 
@@ -59,18 +66,20 @@ def collect(
 
     Raises LedgerError naming the file, what was found and what the run asks for where a record is of other settings,
     of other code (unless it was imported) or of other weights than the training record's; and, unless `gaps`, for a
-    missing record. An attack whose training has no record is missing too: nothing says what it attacked.
+    missing record. A step without the record of the one before it is missing too: nothing says what it looked at.
     """
     records, missing = [], []
     for entry, seed, step in jobs(run):
         if only is not None and entry not in only:
             continue
         path = folder.record(entry, seed, step)
-        if gaps and not (path.exists() and folder.record(entry, seed, "train").exists()):
+        steps = run.steps(entry)
+        needed = steps[: steps.index(step) + 1]
+        if gaps and not all(folder.record(entry, seed, earlier).exists() for earlier in needed):
             missing.append((entry, seed, step))
             continue
         records.append(checked(run, (entry, seed, step), path))
-    _check_weights(records, folder)
+    _check_inputs(run, records, folder)
     write_ledger(records, target)
     return missing
 
@@ -99,27 +108,36 @@ def checked(run: Run, job: tuple[Entry, int, str], path: Path) -> Record:
     return dataclasses.replace(record, name=entry.name, scale=entry.scale)
 
 
-def _check_weights(records: list[Record], folder: Folder) -> None:
-    trained = {(r.cell.slug, r.seed): r.inputs["weights"] for r in records if r.step == "train"}
+def _check_inputs(run: Run, records: list[Record], folder: Folder) -> None:
+    """Raises LedgerError where a record is of another file than the one that the record of an earlier step describes."""
+    made = {(r.cell.slug, r.seed, r.step): r.inputs for r in records}
     for record in records:
-        expected = trained.get((record.cell.slug, record.seed))
-        if record.step == "attack" and expected and record.inputs["weights"] != expected:
-            path = folder.root / "records" / record.path
-            raise LedgerError(
-                f"{path}: attacked weights {record.inputs['weights'][:8]}; the training record's are {expected[:8]}; "
-                f"delete {path} and run its job again"
-            )
+        own = (record.cell.slug, record.seed)
+        needed = [("weights", (*own, "train"), "weights")] if record.step != "train" else []
+        if record.step == "audit":
+            needed.append(("attacked", (*own, "attack"), "verdicts"))
+            for name, (entry, seed) in run.surrogates(run.entry(record.cell.slug), record.seed).items():
+                needed.append((SURROGATE + name, (entry.cell.slug, seed, "train"), "weights"))
+        for key, maker, made_as in needed:
+            expected = made.get(maker, {}).get(made_as)
+            found = record.inputs.get(key, "none")
+            if expected and found != expected:
+                path = folder.root / "records" / record.path
+                raise LedgerError(
+                    f"{path}: of {key} {found[:8]}; the record of {maker[0]}, seed {maker[1]}, {maker[2]} says "
+                    f"{expected[:8]}; delete {path} and run its job again"
+                )
 
 
-def needs_weights(run: Run, folder: Folder, entry: Entry, seed: int) -> bool:
-    """Whether the attack of (entry, seed) needs the weights: not where its record was imported and is what the run
-    asks for.
+def needs_weights(run: Run, folder: Folder, entry: Entry, seed: int, step: str = "attack") -> bool:
+    """Whether a step of (entry, seed) after training needs the weights: not where its record was imported and is what
+    the run asks for.
     """
     if folder.weights(entry, seed).exists():
         return True
-    path = folder.record(entry, seed, "attack")
+    path = folder.record(entry, seed, step)
     try:
-        return not checked(run, (entry, seed, "attack"), path).imported
+        return not checked(run, (entry, seed, step), path).imported
     except LedgerError:
         return True
 
@@ -161,8 +179,9 @@ def export(run: Run, folder: Folder, target: Path) -> int:
                 f"{folder.root}: its ledger has scale {record.scale!r}, the run has not; collect it again"
             )
         keep = keeps[record.scale]
-        if record.step == "attack":
-            _copy_checked(record, "verdicts", folder.verdicts(entry, record.seed), out.verdicts(entry, record.seed))
+        if record.step in VERDICTS:
+            places = (place.verdicts(entry, record.seed, record.step) for place in (folder, out))
+            _copy_checked(record, "verdicts", *places)
         elif keep == "all" or (record.name in keep and record.seed == 0):
             _copy_checked(record, "weights", folder.weights(entry, record.seed), out.weights(entry, record.seed))
             copied += 1
@@ -210,14 +229,11 @@ def restore(run: Run, source: Path, folder: Folder) -> tuple[int, int]:
         path = folder.record(entry, record.seed, record.step)
         if path.exists():
             continue
-        pairs = {
-            "weights": (exported.weights(entry, record.seed), folder.weights(entry, record.seed)),
-            "verdicts": (exported.verdicts(entry, record.seed), folder.verdicts(entry, record.seed)),
-        }
-        key = "weights" if record.step == "train" else "verdicts"
-        origin, target = pairs[key]
-        if record.step == "attack" or origin.exists():
-            _copy_checked(record, key, origin, target)
+        if record.step in VERDICTS:
+            places = (place.verdicts(entry, record.seed, record.step) for place in (exported, folder))
+            _copy_checked(record, "verdicts", *places)
+        elif exported.weights(entry, record.seed).exists():
+            _copy_checked(record, "weights", *(place.weights(entry, record.seed) for place in (exported, folder)))
         dataclasses.replace(record, imported=True).write(path)
         put += 1
     return put, left

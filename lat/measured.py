@@ -8,7 +8,7 @@ it, and `reason` says why. No torch here.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,17 +45,21 @@ class Scale:
 class Plan:
     """What a run asked for, without the objects that carry it out: against it, a figure that is missing is a gap.
 
-    `slugs` maps (scale, cell name) to the slug that the run resolves the cell to.
+    `slugs` maps (scale, cell name) to the slug that the run resolves the cell to; `steps` the name of a scale to the
+    steps that its cells go through.
     """
 
     name: str
     config: Mapping[str, Any]
     scales: tuple[Scale, ...]
     slugs: Mapping[tuple[str, str], str]
+    steps: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, run: Any) -> Plan:
-        """The plan of a resolved run: a `config` (the run file) and `entries`, each with name, scale, seeds, cell."""
+        """The plan of a resolved run: a `config` (the run file), `entries`, each with name, scale, seeds, cell, and the
+        `steps` of each.
+        """
         scales = []
         for given in run.config["scales"]:
             names = tuple(entry.name for entry in run.entries if entry.scale == given["name"])
@@ -64,7 +68,8 @@ class Plan:
             dataset = given.get("dataset", run.config["dataset"])
             scales.append(Scale(**fields, dataset=dataset, cells=names, tables=tables))
         slugs = {(entry.scale, entry.name): entry.cell.slug for entry in run.entries}
-        return cls(str(run.config["name"]), run.config, tuple(scales), slugs)
+        steps = {entry.scale: run.steps(entry) for entry in run.entries}
+        return cls(str(run.config["name"]), run.config, tuple(scales), slugs, steps)
 
 
 @dataclass(frozen=True)

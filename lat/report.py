@@ -136,7 +136,7 @@ def provenance(
     """Where the figures come from: versions, digests, devices, seeds, dates, and the wall time of every step."""
     steps = []
     for scale in plan.scales:
-        for step in ("train", "attack"):
+        for step in plan.steps[scale.name]:
             mine = [record for record in records if record.scale == scale.name and record.step == step]
             total = sum(record.wall_s for record in mine)
             steps.append(

@@ -9,20 +9,17 @@ from __future__ import annotations
 
 import csv
 import itertools
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
-
-import yaml
+from typing import Any
 
 from lat import sources
 from lat.cells import Cell, CellError, Compute, Law, Reading, Schedule
+from lat.run_files import ROOT, RunError, check, opened, parsed, whole
 
-ROOT = Path(__file__).resolve().parents[1]
 ROW_KEYS = (
     "method",
     "layers",
@@ -46,12 +43,9 @@ SCALE_KEYS = ("model", "width", "epochs")
 SCHEDULE_KEYS = ("batch", "lr", "momentum", "weight_decay", "schedule", "augmentation")
 RUN_KEYS = ("dataset", "train", "compute")  # of the run file, which a scale may say otherwise
 LEFT_OUT: Mapping[str, Any] = {"augmentation": Schedule(1).augmentation, "compute": {}}  # what a run file need not say
+TOLD = ("cost", "words")  # of a check: when it is made and how it is told, which changes no result
 ABSENT = "-"
 SAFE = r"[A-Za-z0-9][A-Za-z0-9_.+-]*"
-
-
-class RunError(ValueError):
-    """A run file, grid or name in them that does not fit; the message names the key, the value and the mend."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +63,27 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Audit:
+    """What is looked into once a network has been attacked: settings by name of further attacks and of the checks.
+
+    `transfer` names the one of all attacks that is made on the surrogates and judged on the network; None: none is.
+    `surrogates` are the cells of the same scale that serve as such.
+    """
+
+    attacks: Mapping[str, Mapping[str, Any]]
+    checks: Mapping[str, Mapping[str, Any]]
+    transfer: str | None = None
+    surrogates: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Run:
-    """A resolved run: the run file's values, its entries, and the attacks' settings by name."""
+    """A resolved run: the run file's values, its entries, the attacks' settings by name, and the audits by scale."""
 
     config: Mapping[str, Any]
     entries: tuple[Entry, ...]
     attacks: Mapping[str, Mapping[str, Any]]
+    audits: Mapping[str, Audit] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -121,23 +130,47 @@ class Run:
             )
         return found[0]
 
+    def steps(self, entry: Entry) -> tuple[str, ...]:
+        """The steps that an entry goes through, in order: the audit only where its scale has one."""
+        return ("train", "attack", "audit") if entry.scale in self.audits else ("train", "attack")
+
+    def surrogates(self, entry: Entry, seed: int) -> dict[str, tuple[Entry, int]]:
+        """Cell name -> (entry, seed) of the networks on which the audit of (entry, seed) makes what it transfers.
+
+        They are of the next seed, so that nothing is shared with the network but the data: networks of one seed begin
+        with the same weights. At a scale with one seed they are of that one, and the network itself is left out.
+        """
+        other = (seed + 1) % entry.seeds
+        names = self.audits[entry.scale].surrogates if entry.scale in self.audits else ()
+        found = {e.name: (e, other) for e in self.entries if e.scale == entry.scale and e.name in names}
+        return {name: pair for name, pair in found.items() if (pair[0].cell, other) != (entry.cell, seed)}
+
     def sources(self, entry: Entry, step: str) -> str:
         """The digest of the code that decides a step for an entry."""
         cell = entry.cell
-        kinds = [str(attack["kind"]) for attack in self.attacks.values()]
+        chosen = {**self.attacks, **(self.audits[entry.scale].attacks if step == "audit" else {})}
+        kinds = [str(attack["kind"]) for attack in chosen.values()]
         return sources.digest(step, {cell.model, *(cell.methods if step == "train" else kinds)})
 
     def digests(self) -> dict[tuple[str, str], str]:
         """The present code's digest by (slug, step)."""
-        return {(e.cell.slug, step): self.sources(e, step) for e in self.entries for step in sources.ENTRIES}
+        return {(e.cell.slug, step): self.sources(e, step) for e in self.entries for step in self.steps(e)}
 
     def settings(self, entry: Entry, step: str) -> dict[str, Any]:
-        """What decides a step's result beside the cell and the code: for attacks, the part and every attack's settings;
-        for both, how many images are looked at where it is not all of them.
+        """What decides a step's result beside the cell and the code: how many images are looked at where it is not all
+        of them; for attacks also the part and every attack's settings; for the audit those of its own attacks, of its
+        checks and of its transfer.
         """
         count = self.images(entry)
-        images = {} if count is None else {"images": count}
-        return images | ({"part": self.part, "attacks": dict(self.attacks)} if step == "attack" else {})
+        found: dict[str, Any] = {} if count is None else {"images": count}
+        if step == "attack":
+            return found | {"part": self.part, "attacks": dict(self.attacks)}
+        if step == "audit":
+            audit = self.audits[entry.scale]
+            transfer = {"attack": audit.transfer, "surrogates": list(audit.surrogates)} if audit.transfer else None
+            own = {"attacks": dict(audit.attacks), "checks": dict(audit.checks), "transfer": transfer}
+            return found | {"part": self.part} | own
+        return found
 
 
 def load(source: str | Path | Mapping[str, Any]) -> Run:
@@ -145,8 +178,8 @@ def load(source: str | Path | Mapping[str, Any]) -> Run:
 
     Raises RunError or CellError for whatever does not fit, naming the key.
     """
-    config = _read(source)
-    _check(config, "run")
+    config = whole(source)
+    check(config, "run")
     rows = read_rows(ROOT / config["grid"])
     attacks = _attacks(config)
     entries: dict[tuple[str, str], Entry] = {}
@@ -161,7 +194,8 @@ def load(source: str | Path | Mapping[str, Any]) -> Run:
             for base, *choice in itertools.product(variant["bases"], *variant["axes"]):
                 overrides = {key: value for part in choice for key, value in part.items()}
                 _add(entries, config, rows, scale, base, overrides, variant["suffix"])
-    return Run(config, tuple(entries.values()), attacks)
+    audits = {scale["name"]: audit for scale in config["scales"] if (audit := _audit(config, scale, attacks))}
+    return Run(config, tuple(entries.values()), attacks, audits)
 
 
 def belongs(scale: Mapping[str, Any], table: str) -> bool:
@@ -178,8 +212,8 @@ def _cells(config: Mapping[str, Any], scale: Mapping[str, Any]) -> list[str]:
 
 def _table_cells(config: Mapping[str, Any], names: Sequence[str]) -> list[tuple[str | None, str | None]]:
     """The cells behind the rows of the paper's tables: in the default reading, and in the most favourable one."""
-    with _opened(ROOT / config["tables"]["file"], "tables.file") as stream:
-        listed = {table["id"]: table for table in _parsed(stream.read(), config["tables"]["file"])["tables"]}
+    with opened(ROOT / config["tables"]["file"], "tables.file") as stream:
+        listed = {table["id"]: table for table in parsed(stream.read(), config["tables"]["file"])["tables"]}
     if unknown := [name for name in names if name not in listed]:
         raise RunError(f"tables: {unknown[0]!r} is not in {config['tables']['file']}; it has {', '.join(listed)}")
     rows = [row for name in names for row in (*listed[name]["rows"], *(listed[name].get("extra") or ()))]
@@ -188,7 +222,7 @@ def _table_cells(config: Mapping[str, Any], names: Sequence[str]) -> list[tuple[
 
 def read_rows(path: Path) -> dict[str, dict[str, str]]:
     """The grid's rows by name, without the comment column. Raises RunError naming the file, the line and the column."""
-    with _opened(path, "grid") as stream:
+    with opened(path, "grid") as stream:
         reader = csv.DictReader(stream, delimiter="\t")
         expected = ["cell", *ROW_KEYS, "comment"]
         if reader.fieldnames != expected:
@@ -315,60 +349,50 @@ def _named_scales(config: Mapping[str, Any], names: Sequence[str]) -> list[Mappi
 
 
 def _attacks(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    path = ROOT / config["attacks"]["file"]
-    with _opened(path, "attacks.file") as stream:
-        settings = _parsed(stream.read(), path.name)
-    _check(settings, "attacks")
-    available: Mapping[str, Mapping[str, Any]] = settings.get("attacks", settings)
-    names = config["attacks"]["names"]
-    if missing := [name for name in names if name not in available]:
-        raise RunError(f"attacks: {missing[0]!r} is not in {config['attacks']['file']}; it has {', '.join(available)}")
-    return {name: available[name] for name in names}
+    return _chosen(_described(config["attacks"]["file"], "attacks"), config["attacks"], "names", "attacks")
 
 
-def _opened(path: Path, key: str) -> TextIO:
-    """The file that `key` of the run file names, opened. Raises RunError where it is not there."""
-    try:
-        return path.open(newline="")
-    except OSError as error:
-        raise RunError(f"{key}: {path} cannot be read ({error.strerror}); name a file of the project") from error
-
-
-def _parsed(text: str, origin: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RunError(f"{origin}: not YAML ({' '.join(str(error).split())}); mend that place") from error
-
-
-def _read(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
-    if isinstance(source, Mapping):
-        return dict(source)
-    text = str(source)
-    if text.lstrip().startswith("{"):
-        try:
-            return dict(json.loads(text))
-        except json.JSONDecodeError as error:
-            raise RunError(f"config: no JSON object ({error}); give one, or the path of a run file") from error
-    try:
-        found = _parsed(Path(text).read_text(), text)
-    except OSError as error:
+def _audit(
+    config: Mapping[str, Any], scale: Mapping[str, Any], attacks: Mapping[str, Mapping[str, Any]]
+) -> Audit | None:
+    """The audit of a scale: its own, or the run's; None where there is none."""
+    given = scale.get("audit", config.get("audit"))
+    if given is None:
+        return None
+    own = _chosen(_described(config["attacks"]["file"], "attacks"), given | {"file": config["attacks"]["file"]}, "attacks", "audit")
+    if twice := sorted(set(own) & set(attacks)):
+        raise RunError(f"audit: attack {twice[0]!r} is among the run's attacks already; leave it out here")
+    checks = {
+        name: {key: value for key, value in settings.items() if key not in TOLD}
+        for name, settings in _described(given["file"], "audit").items()
+        if given["checks"] == "all" or settings["cost"] == given["checks"]
+    }
+    transfer = given["transfer"]
+    if transfer is None:
+        return Audit(own, checks)
+    if transfer["attack"] not in {**attacks, **own}:
         raise RunError(
-            f"config: {text} cannot be read ({error.strerror}); give a run file such as config/quick.yaml"
-        ) from error
-    if not isinstance(found, dict):
-        raise RunError(f"config: {text} is no mapping of keys; see config/quick.yaml")
+            f"audit: transfer of {transfer['attack']!r}, which is no attack of the run; it has {', '.join({**attacks, **own})}"
+        )
+    cells = _cells(config, scale)
+    if unknown := [name for name in transfer["cells"] if name not in cells]:
+        raise RunError(f"audit: transfer from {unknown[0]!r}, which scale {scale['name']!r} has not; it has {', '.join(cells)}")
+    return Audit(own, checks, transfer["attack"], tuple(transfer["cells"]))
+
+
+def _described(file: str, schema: str) -> Mapping[str, Mapping[str, Any]]:
+    """The settings by name that a file of the project holds, checked against their schema."""
+    path = ROOT / file
+    with opened(path, f"{schema}.file") as stream:
+        settings = parsed(stream.read(), path.name)
+    check(settings, schema)
+    found: Mapping[str, Mapping[str, Any]] = settings.get(schema, settings)
     return found
 
 
-def _check(values: object, schema: str) -> None:
-    """Raises RunError with the plainest violation of workflow/schemas/<schema>.schema.yaml, by its key."""
-    from jsonschema import Draft202012Validator, validators
-    from jsonschema.exceptions import best_match
-
-    whole = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
-    strict = validators.extend(Draft202012Validator, type_checker=whole)  # 10.0 would be another cell than 10
-    validator = strict(yaml.safe_load((ROOT / f"workflow/schemas/{schema}.schema.yaml").read_text()))
-    if error := best_match(validator.iter_errors(values)):
-        place = ".".join(map(str, error.absolute_path)) or "top level"
-        raise RunError(f"{schema} file, {place}: {error.message}; see workflow/schemas/{schema}.schema.yaml")
+def _chosen(
+    available: Mapping[str, Mapping[str, Any]], given: Mapping[str, Any], names: str, key: str
+) -> dict[str, Mapping[str, Any]]:
+    if missing := [name for name in given[names] if name not in available]:
+        raise RunError(f"{key}: {missing[0]!r} is not in {given['file']}; it has {', '.join(available)}")
+    return {name: available[name] for name in given[names]}

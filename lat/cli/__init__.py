@@ -42,7 +42,7 @@ def _mendable() -> tuple[type[Exception], ...]:
     """The errors that say what to mend; everything else is a defect and keeps its traceback."""
     from lat.cells import CellError
     from lat.ledger import LedgerError
-    from lat.runs import RunError
+    from lat.run_files import RunError
 
     found: list[type[Exception]] = [CellError, LedgerError, RunError, devices.DeviceError]
     for module, name in MENDABLE:

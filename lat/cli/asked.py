@@ -31,7 +31,7 @@ def folder_of(options: argparse.Namespace, run: Run) -> Folder:
 
 def job_of(options: argparse.Namespace, run: Run, entry: Entry, step: str) -> Job:
     from lat.experiment import Job
-    from lat.runs import RunError
+    from lat.run_files import RunError
 
     if not 0 <= options.seed < entry.seeds:
         raise RunError(f"seed: {options.seed} of cell {entry.name!r}; {entry.scale!r} has seeds 0 to {entry.seeds - 1}")

@@ -45,7 +45,7 @@ def train(options: argparse.Namespace) -> int:
 
 
 def attack(options: argparse.Namespace) -> int:
-    from lat.runs import RunError
+    from lat.run_files import RunError
 
     run = run_of(options)
     if bool(options.cell) == bool(options.weights):
@@ -76,7 +76,7 @@ def _attack_cell(options: argparse.Namespace, run: Run) -> int:
 
 
 def _attack_checkpoint(options: argparse.Namespace, run: Run) -> int:
-    from lat.runs import RunError
+    from lat.run_files import RunError
 
     for key in ("model", "width", "dataset"):
         if getattr(options, key) is None:
@@ -103,7 +103,7 @@ def _equivalence(options: argparse.Namespace, run: Run, device: str) -> int:
     from functools import partial
 
     from lat import bars, collection, data, environment, equivalence, experiment, sources
-    from lat.runs import RunError
+    from lat.run_files import RunError
 
     folder = folder_of(options, run)
     environment.prepare_torch(device)

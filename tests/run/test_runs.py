@@ -14,7 +14,7 @@ from small_run import ROOT, run_file, scale, small_run
 
 from lat import runs
 from lat.cells import CellError, Compute
-from lat.runs import RunError
+from lat.run_files import RunError
 
 RUN_FILES = sorted(
     path for path in (ROOT / "config").glob("*.yaml") if "scales" in yaml.safe_load(path.read_text(encoding="utf-8"))

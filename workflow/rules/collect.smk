@@ -1,7 +1,7 @@
 rule collect:
     """All records of the run as one ledger; refuses what is not what the run asks for."""
     input:
-        job_files(RUN.entries, "train", "attack"),
+        job_files(RUN.entries),
         asked=ASKED,
     output:
         ledger=report(FOLDER.root / "ledger.csv", caption="../report/ledger.rst", category="Ledger"),

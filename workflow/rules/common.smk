@@ -38,7 +38,8 @@ _keep_current(
         "config": config,
         "attacks": RUN.attacks,
         "cells": [
-            [e.name, e.scale, e.cell.slug, e.seeds, RUN.sources(e, "train"), RUN.sources(e, "attack"), RUN.images(e)]
+            [e.name, e.scale, e.cell.slug, e.seeds, RUN.images(e)]
+            + [[RUN.sources(e, step), RUN.settings(e, step)] for step in RUN.steps(e)]
             for e in RUN.entries
         ],
     },
@@ -50,9 +51,14 @@ wildcard_constraints:
     seed=r"\d+",
 
 
-def job_files(entries, *steps):
-    """The records of the given entries and steps, all seeds."""
-    return [FOLDER.record(entry, seed, step) for entry in entries for seed in range(entry.seeds) for step in steps]
+def job_files(entries):
+    """The records of the given entries: all seeds, all steps."""
+    return [
+        FOLDER.record(entry, seed, step)
+        for entry in entries
+        for seed in range(entry.seeds)
+        for step in RUN.steps(entry)
+    ]
 
 
 def prepared(dataset):
@@ -65,9 +71,21 @@ def data_of(wildcards):
     return prepared(RUN.entry(wildcards.slug).cell.dataset)
 
 
-def weights_unless_kept(wildcards):
-    """The weights to attack; none where an imported record has what the run asks for and its weights were not kept."""
+def weights_unless_kept(wildcards, step="attack"):
+    """The weights to look at; none where an imported record has what the run asks for and its weights were not kept."""
     entry = RUN.entry(wildcards.slug)
-    if collection.needs_weights(RUN, FOLDER, entry, int(wildcards.seed)):
+    if collection.needs_weights(RUN, FOLDER, entry, int(wildcards.seed), step):
         return FOLDER.weights(entry, int(wildcards.seed))
     return []
+
+
+def weights_to_audit(wildcards):
+    return weights_unless_kept(wildcards, "audit")
+
+
+def surrogate_weights(wildcards):
+    """The weights of the networks that an audit makes its transferred attacks on; none where it needs no weights."""
+    entry, seed = RUN.entry(wildcards.slug), int(wildcards.seed)
+    if not weights_to_audit(wildcards):
+        return []
+    return [FOLDER.weights(*pair) for pair in RUN.surrogates(entry, seed).values()]
