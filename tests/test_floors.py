@@ -20,7 +20,7 @@ FLOORS: dict[str, int] = {
     name: floor
     for floor, names in enumerate(
         [
-            ["cells", "types", "sources", "devices"],
+            ["cells", "types", "sources", "devices", "findings"],
             ["norms", "ledger", "intervals", "runs", "equations", "sites", "laws", "environment"],
             [
                 "data",
@@ -35,7 +35,7 @@ FLOORS: dict[str, int] = {
                 "heartbeats",
             ],
             ["proofs", "perturbation", "attacks", "defences", "status"],
-            ["training", "evaluation", "equivalence"],
+            ["training", "evaluation", "equivalence", "audit"],
             ["experiment", "bars"],
             ["tables", "figures", "claims", "compare", "studies", "statements"],
             ["report"],
@@ -52,7 +52,7 @@ NEIGHBOURS = {
 
 # The report's side of the ledger: below its own floors it sees these alone.
 REPORT_FLOORS = range(6, 8)
-BELOW_REPORT = {"cells", "ledger", "intervals", "measured"}
+BELOW_REPORT = {"cells", "ledger", "intervals", "measured", "findings"}
 # What has to start fast: no torch, at the top of a file or inside a function (`cli` may load it, in a command).
 WITHOUT_TORCH = (
     {"runs", "sources", "collection", "heartbeats", "status"}

@@ -1,0 +1,97 @@
+"""What a check looks at: one trained network, the images it was evaluated on, and the verdicts of the attacks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from lat.attacks import Attack
+from lat.cells import seed_for
+from lat.types import Images, Labels
+
+Indices = NDArray[np.int64]
+Booleans = NDArray[np.bool_]
+
+
+class AuditError(RuntimeError):
+    """What can only be a mistake of this program, so that no number of the run is to be trusted: the run must fail."""
+
+
+class Skipped(Exception):
+    """A check that cannot be made on this subject; the message says why."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One trained network and what is known about it.
+
+    model: on the device of x. x, y: all n images of the evaluated part, (n, C, H, W), and their labels. verdicts: for
+    each attack the numbers of the images attacked, ascending, and for each of them whether it was robust. clean: right
+    on the image itself, all n. attacks: every attack of `verdicts`, and those that checks run themselves. classes: how
+    many the data has. seed: from which the draws of the audit's own attacks derive. worst: the worst case as it is
+    reported, all n, or None where none is.
+    """
+
+    model: nn.Module
+    x: Images
+    y: Labels
+    verdicts: Mapping[str, tuple[Indices, Booleans]]
+    clean: Booleans
+    attacks: Mapping[str, Attack]
+    classes: int
+    seed: int
+    worst: Booleans | None = None
+
+    def sample(self, examples: int | None) -> Indices:
+        """The numbers of the images that a check looks at, ascending: all n, or `examples` of them (None: all).
+
+        They are those that an attack on as many images sees.
+        """
+        n = len(self.x)
+        if examples is None or examples >= n:
+            return np.arange(n)
+        ranked = sorted(range(n), key=lambda i: seed_for("attacked images", n, i))
+        return np.array(sorted(ranked[:examples]), dtype=np.int64)
+
+    def images(self, index: Indices) -> tuple[Images, Labels]:
+        """The images of these numbers, and their labels."""
+        rows = torch.from_numpy(index).to(self.x.device)
+        return self.x[rows], self.y[rows]
+
+    def attack(self, name: str) -> Attack:
+        """The attack of that name. Raises Skipped where there is none."""
+        if name not in self.attacks:
+            raise Skipped(f"{name}: this run has no such attack")
+        return self.attacks[name]
+
+    def present(self, names: Sequence[str]) -> list[str]:
+        """Those of the attacks that have verdicts."""
+        return [name for name in names if name in self.verdicts]
+
+    def common(self, names: Sequence[str]) -> tuple[Indices, dict[str, Booleans]]:
+        """The numbers of the images that all of these attacks saw, ascending, and each attack's verdicts on them.
+
+        Raises Skipped where an attack has no verdicts, or no image was seen by all.
+        """
+        if missing := [name for name in names if name not in self.verdicts]:
+            raise Skipped(f"{', '.join(missing)}: no verdicts")
+        seen = reduce(np.intersect1d, (self.verdicts[name][0] for name in names))
+        if not len(seen):
+            raise Skipped(f"{', '.join(names)}: no image was attacked by all of them")
+        return seen, {name: self._on(name, seen) for name in names}
+
+    def _on(self, name: str, seen: Indices) -> Booleans:
+        index, robust = self.verdicts[name]
+        return robust[np.searchsorted(index, seen)]
+
+
+def points(verdicts: Iterable[bool] | Booleans) -> float:
+    """The accuracy that verdicts come to, in points of a hundred."""
+    counted = np.asarray(verdicts)
+    return 100 * int(counted.sum()) / len(counted)

@@ -1,0 +1,54 @@
+"""What the audit of a network found, and the plain sentence that each result reads as. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+STATUSES = ("passed", "noted", "found", "skipped")
+COSTS = ("cheap", "full")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one check measured.
+
+    check: its name in config/audit.yaml, with an @ and a radius where it has a result a radius. status: one of
+    STATUSES; `found` is what speaks against the reported accuracy, `noted` what a reader should know. value: the figure
+    that was compared (nan: none), threshold: with what (nan: with nothing), both in the unit of the check's words.
+    n: how many images it is about (None: none). reason: why it was skipped, in words for a log.
+    """
+
+    check: str
+    status: str
+    value: float
+    threshold: float
+    n: int | None
+    reason: str = ""
+
+
+def words(
+    check: str, status: str, value: float, threshold: float, n: int | None, settings: Mapping[str, Mapping[str, Any]]
+) -> str:
+    """The sentence for a result, from the template that `settings` (config/audit.yaml) has for its check and status.
+
+    A template may use {value}, {threshold}, {n} and {radius} (what follows the @ of the check's name). Raises KeyError
+    naming the check where the settings have no such check or no words for the status.
+    """
+    name, _, radius = check.partition("@")
+    try:
+        template = settings[name]["words"][status]
+    except KeyError as error:
+        raise KeyError(f"{check}: config/audit.yaml has no words for {status!r}; add {name}.words.{status}") from error
+    return str(template).format(value=value, threshold=threshold, n=n, radius=radius)
+
+
+def chosen(settings: Mapping[str, Mapping[str, Any]], checks: str) -> dict[str, Mapping[str, Any]]:
+    """The settings of the checks that a run asks for: "all" of them, or those that are "cheap".
+
+    Raises ValueError for any other word.
+    """
+    if checks not in ("all", "cheap"):
+        raise ValueError(f"checks: {checks!r} is not known; use all or cheap")
+    return {name: given for name, given in settings.items() if checks == "all" or given["cost"] == checks}
