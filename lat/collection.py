@@ -109,7 +109,7 @@ def checked(run: Run, job: tuple[Entry, int, str], path: Path) -> Record:
 
 
 def _check_inputs(run: Run, records: list[Record], folder: Folder) -> None:
-    """Raises LedgerError where a record is of another file than the one that the record of an earlier step describes."""
+    """Raises LedgerError where a record is of another file than the one that an earlier step's record describes."""
     made = {(r.cell.slug, r.seed, r.step): r.inputs for r in records}
     for record in records:
         own = (record.cell.slug, record.seed)

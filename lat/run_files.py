@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -64,3 +64,21 @@ def check(values: object, schema: str) -> None:
     if error := best_match(validator.iter_errors(values)):
         place = ".".join(map(str, error.absolute_path)) or "top level"
         raise RunError(f"{schema} file, {place}: {error.message}; see workflow/schemas/{schema}.schema.yaml")
+
+
+def described(file: str, schema: str) -> Mapping[str, Mapping[str, Any]]:
+    """The settings by name that a file of the project holds, checked against their schema."""
+    path = ROOT / file
+    with opened(path, f"{schema}.file") as stream:
+        settings = parsed(stream.read(), path.name)
+    check(settings, schema)
+    found: Mapping[str, Mapping[str, Any]] = settings.get(schema, settings)
+    return found
+
+
+def chosen(file: str, schema: str, names: Sequence[str], key: str = "") -> dict[str, Mapping[str, Any]]:
+    """Those of them that are named. Raises RunError under `key` (the schema's name unless given) for an unknown one."""
+    available = described(file, schema)
+    if missing := [name for name in names if name not in available]:
+        raise RunError(f"{key or schema}: {missing[0]!r} is not in {file}; it has {', '.join(available)}")
+    return {name: available[name] for name in names}

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lat import sources
+from lat import findings, sources
 from lat.cells import Cell, CellError, Compute, Law, Reading, Schedule
-from lat.run_files import ROOT, RunError, check, opened, parsed, whole
+from lat.run_files import ROOT, RunError, check, chosen, described, opened, parsed, whole
 
 ROW_KEYS = (
     "method",
@@ -349,7 +349,7 @@ def _named_scales(config: Mapping[str, Any], names: Sequence[str]) -> list[Mappi
 
 
 def _attacks(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    return _chosen(_described(config["attacks"]["file"], "attacks"), config["attacks"], "names", "attacks")
+    return chosen(config["attacks"]["file"], "attacks", config["attacks"]["names"])
 
 
 def _audit(
@@ -359,40 +359,22 @@ def _audit(
     given = scale.get("audit", config.get("audit"))
     if given is None:
         return None
-    own = _chosen(_described(config["attacks"]["file"], "attacks"), given | {"file": config["attacks"]["file"]}, "attacks", "audit")
+    own = chosen(config["attacks"]["file"], "attacks", given["attacks"], "audit.attacks")
     if twice := sorted(set(own) & set(attacks)):
-        raise RunError(f"audit: attack {twice[0]!r} is among the run's attacks already; leave it out here")
+        raise RunError(f"audit.attacks: {twice[0]!r} is among the run's attacks already; leave it out here")
     checks = {
         name: {key: value for key, value in settings.items() if key not in TOLD}
-        for name, settings in _described(given["file"], "audit").items()
-        if given["checks"] == "all" or settings["cost"] == given["checks"]
+        for name, settings in findings.chosen(described(given["file"], "audit"), given["checks"]).items()
     }
-    transfer = given["transfer"]
-    if transfer is None:
+    if given["transfer"] is None:
         return Audit(own, checks)
-    if transfer["attack"] not in {**attacks, **own}:
-        raise RunError(
-            f"audit: transfer of {transfer['attack']!r}, which is no attack of the run; it has {', '.join({**attacks, **own})}"
-        )
-    cells = _cells(config, scale)
-    if unknown := [name for name in transfer["cells"] if name not in cells]:
-        raise RunError(f"audit: transfer from {unknown[0]!r}, which scale {scale['name']!r} has not; it has {', '.join(cells)}")
-    return Audit(own, checks, transfer["attack"], tuple(transfer["cells"]))
-
-
-def _described(file: str, schema: str) -> Mapping[str, Mapping[str, Any]]:
-    """The settings by name that a file of the project holds, checked against their schema."""
-    path = ROOT / file
-    with opened(path, f"{schema}.file") as stream:
-        settings = parsed(stream.read(), path.name)
-    check(settings, schema)
-    found: Mapping[str, Mapping[str, Any]] = settings.get(schema, settings)
-    return found
-
-
-def _chosen(
-    available: Mapping[str, Mapping[str, Any]], given: Mapping[str, Any], names: str, key: str
-) -> dict[str, Mapping[str, Any]]:
-    if missing := [name for name in given[names] if name not in available]:
-        raise RunError(f"{key}: {missing[0]!r} is not in {given['file']}; it has {', '.join(available)}")
-    return {name: available[name] for name in given[names]}
+    attack, surrogates = given["transfer"]["attack"], given["transfer"]["cells"]
+    for key, names, known in (
+        ("attack", [attack], {**attacks, **own}),
+        ("cells", surrogates, _cells(config, scale)),
+    ):
+        if unknown := [name for name in names if name not in known]:
+            raise RunError(
+                f"audit.transfer.{key}: {unknown[0]!r} is not at scale {scale['name']!r}; it has {', '.join(known)}"
+            )
+    return Audit(own, checks, attack, tuple(surrogates))

@@ -35,7 +35,7 @@ from lat.ledger import STEPS, LedgerError, Record
 from lat.runs import Entry, Run
 
 STATES = ("done", "diverged", "running", "failed", "refused", "waiting")
-WIDTH, NAME, STATE = 80, 18, 29
+WIDTH, NAME = 80, 18
 EVERY_S = 2.0
 CLEAR = "\x1b[H\x1b[2J"
 
@@ -198,28 +198,36 @@ def text(found: Status, run: Run) -> list[str]:
             lines += [f"         {line}" for line in _wrapped(_detail(row), WIDTH - 9)]
     if lines[-1]:
         lines.append("")
-    lines.append(_columns("cell", *STEPS))
+    steps = _steps(found)
+    lines.append(_columns("cell", *steps))
     for scale in run.config["scales"]:
         rows = [row for row in found.rows if row.scale == scale["name"]]
         network = f"{scale['model']} on {scale.get('dataset', run.config['dataset'])}, width {scale['width']}"
         lines.append(_cut(f"{scale['name']}: {network}, {_many(scale['epochs'], 'epoch')}"))
-        lines += _table(rows)
+        lines += _table(rows, steps)
     return lines
 
 
-def _table(rows: Iterable[Row]) -> Iterator[str]:
+def _steps(found: Status) -> tuple[str, ...]:
+    """The steps that there are jobs of, in order."""
+    return tuple(step for step in STEPS if any(row.step == step for row in found.rows))
+
+
+def _table(rows: Iterable[Row], steps: tuple[str, ...]) -> Iterator[str]:
     """A line a cell: its name, and for each step which seeds are in which state."""
     cells: dict[str, dict[str, list[Row]]] = {}
     for row in rows:
-        cells.setdefault(row.cell, {step: [] for step in STEPS})[row.step].append(row)
-    for name, steps in cells.items():
+        cells.setdefault(row.cell, {step: [] for step in steps})[row.step].append(row)
+    for name, states in cells.items():
         if len(name) > NAME:
             yield _cut(f"  {name}")
-        yield _columns("" if len(name) > NAME else name, *(_seeds(steps[step]) for step in STEPS))
+        yield _columns("" if len(name) > NAME else name, *(_seeds(states[step]) for step in steps))
 
 
 def _columns(name: str, *states: str) -> str:
-    return " ".join([f"  {_cut(name, NAME):<{NAME}}", *(f"{_cut(state, STATE):<{STATE}}" for state in states)]).rstrip()
+    """A name and the state of each step, in equal parts of the width that is left."""
+    each = (WIDTH - NAME - 2) // max(1, len(states)) - 1
+    return " ".join([f"  {_cut(name, NAME):<{NAME}}", *(f"{_cut(state, each):<{each}}" for state in states)]).rstrip()
 
 
 def _seeds(rows: Iterable[Row]) -> str:
@@ -227,8 +235,8 @@ def _seeds(rows: Iterable[Row]) -> str:
     by_state: dict[str, list[int]] = {}
     for row in rows:
         by_state.setdefault(row.state, []).append(row.seed)
-    if len(by_state) == 1:
-        return next(iter(by_state))
+    if len(by_state) <= 1:
+        return next(iter(by_state), "")
     return ", ".join(f"{state} {_ranges(by_state[state])}" for state in STATES if state in by_state)
 
 

@@ -20,7 +20,7 @@ FLOORS: dict[str, int] = {
     name: floor
     for floor, names in enumerate(
         [
-            ["cells", "types", "sources", "devices", "findings"],
+            ["cells", "types", "sources", "devices", "findings", "run_files"],
             ["norms", "ledger", "intervals", "runs", "equations", "sites", "laws", "environment"],
             [
                 "data",

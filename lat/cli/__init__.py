@@ -89,6 +89,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--model", help="with --weights: its name in lat.models")
     sub.add_argument("--width", type=int, help="with --weights: its width")
     sub.add_argument("--dataset", help="with --weights: what it classifies")
+    add("audit", steps.audit, "attack an attacked cell harder, and look into what was found", job=True, device=True)
     sub = add("collect", ledgers.collect, "merge the run's records into its ledger")
     sub.add_argument("--gaps", action="store_true", help="go on where records are missing, and name them")
     sub = add(

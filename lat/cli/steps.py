@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lat.cli.asked import folder_of, job_of, leased, print_figures, run_of
+from lat.run_files import RunError
 
 if TYPE_CHECKING:
     from lat.runs import Run
@@ -45,8 +46,6 @@ def train(options: argparse.Namespace) -> int:
 
 
 def attack(options: argparse.Namespace) -> int:
-    from lat.run_files import RunError
-
     run = run_of(options)
     if bool(options.cell) == bool(options.weights):
         raise RunError(
@@ -75,9 +74,22 @@ def _attack_cell(options: argparse.Namespace, run: Run) -> int:
     return 0
 
 
-def _attack_checkpoint(options: argparse.Namespace, run: Run) -> int:
-    from lat.run_files import RunError
+def audit(options: argparse.Namespace) -> int:
+    run = run_of(options)
+    entry, folder = run.entry(options.cell), folder_of(options, run)
+    if "audit" not in run.steps(entry):
+        raise RunError(f"audit: {run.name!r} has none at scale {entry.scale!r}; add the key `audit` to its run file")
+    from lat import bars, experiment
 
+    job, what = job_of(options, run, entry, "audit"), f"audit {entry.name}@{entry.scale}, seed {options.seed}"
+    with leased(options, what) as device, bars.of_attacks() as report:
+        files = experiment.Audited.of(run, folder, entry, options.seed)
+        record = experiment.audit_cell(replace(job, device=device), run, entry, files, report)
+    print_figures(record.figures)
+    return 0
+
+
+def _attack_checkpoint(options: argparse.Namespace, run: Run) -> int:
     for key in ("model", "width", "dataset"):
         if getattr(options, key) is None:
             raise RunError(f"{key}: missing; --weights needs --model, --width and --dataset")
@@ -103,7 +115,6 @@ def _equivalence(options: argparse.Namespace, run: Run, device: str) -> int:
     from functools import partial
 
     from lat import bars, collection, data, environment, equivalence, experiment, sources
-    from lat.run_files import RunError
 
     folder = folder_of(options, run)
     environment.prepare_torch(device)

@@ -119,11 +119,16 @@ def attack_figures(found: evaluation.Evaluation) -> list[Figure]:
                 figures.append(Figure("mean_l2", float(middle.mean()), n=len(reached), attack=name))
         else:
             figures.append(Figure("robust_accuracy", float(verdict.mean()), n=n, attack=name))
-    whole = [name for name in WORST_CASE if name in found.verdicts and len(found.verdicts[name]) == len(found.clean)]
-    if whole:
-        worst = evaluation.worst_case(found.verdicts, whole)
+    worst = whole_worst_case(found)
+    if worst is not None:
         figures.append(Figure("robust_accuracy", float(worst.mean()), n=len(worst), attack="worst_case"))
     return figures
+
+
+def whole_worst_case(found: evaluation.Evaluation) -> evaluation.Booleans | None:
+    """The worst case as the tables have it: over the fixed attacks that saw all images; None where none did."""
+    whole = [name for name in WORST_CASE if name in found.verdicts and len(found.verdicts[name]) == len(found.clean)]
+    return evaluation.worst_case(found.verdicts, whole) if whole else None
 
 
 def attack_checkpoint(

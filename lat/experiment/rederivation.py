@@ -4,44 +4,62 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from lat.cells import seed_for
 from lat.collection import Folder, jobs
 from lat.experiment.attack_step import attack
+from lat.experiment.audit_step import Audited, audit_cell
 from lat.experiment.job import Job
 from lat.experiment.training_step import train
-from lat.ledger import read_records
-from lat.runs import Run
+from lat.ledger import Record, read_records
+from lat.runs import Entry, Run
 
 
 def rederive(run: Run, source: Path, data_root: Path, count: int) -> Iterator[tuple[str, bool]]:
     """Make `count` records of an exported run again and compare: a line for each, and whether it came out the same.
 
-    A training is the same when its weights are, bit for bit; an attack, whose weights must have been exported, when its
-    verdicts are. Which records follows from their names alone. Another machine or version may differ in last bits.
+    A training is the same when its weights are, bit for bit; a later step when its verdicts are, and an audit when its
+    figures but for wall times are too. Those need the weights to have been exported. Which records follows from their
+    names alone. Another machine or version may differ in last bits.
     """
     exported = Folder(source)
-    records = [
-        r for r in read_records(source / "records.jsonl") if (r.cell, r.seed) in {(e.cell, s) for e, s, _ in jobs(run)}
-    ]
-    possible = [r for r in records if r.step == "train" or exported.weights(run.entry(r.cell.slug), r.seed).exists()]
+    asked = {(entry.cell, seed, step) for entry, seed, step in jobs(run)}
+    records = [r for r in read_records(source / "records.jsonl") if (r.cell, r.seed, r.step) in asked]
+    possible = [r for r in records if all(path.exists() for path in _weights_of(run, exported, r))]
     chosen = sorted(possible, key=lambda r: seed_for(r.cell.slug, r.seed, r.step))[:count]
     with tempfile.TemporaryDirectory() as name:
         for old in chosen:
-            entry, folder = run.entry(old.cell.slug), Folder(Path(name))
-            job = Job.of(run, entry, old.seed, old.step, data_root)
-            path = folder.record(entry, old.seed, old.step)
-            weights = folder.weights(entry, old.seed)
-            if old.step == "train":
-                new = train(job, weights, path)
-                key = "weights"
-            else:
-                exported_weights = exported.weights(entry, old.seed)
-                new = attack(job, run.attacks, run.part, exported_weights, path, folder.verdicts(entry, old.seed))
-                key = "verdicts"
-            equal = new.inputs[key] == old.inputs[key]
+            entry = run.entry(old.cell.slug)
+            new = _again(run, entry, old, exported, Folder(Path(name)), data_root)
+            key = "weights" if old.step == "train" else "verdicts"
+            equal = new.inputs[key] == old.inputs[key] and (old.step != "audit" or _judged(new) == _judged(old))
             yield (
                 f"{entry.name}@{entry.scale}, seed {old.seed}, {old.step}: {key} {'equal' if equal else 'differ'}",
                 equal,
             )
+
+
+def _weights_of(run: Run, exported: Folder, record: Record) -> list[Path]:
+    """The weights that a record's step begins with."""
+    entry, seed = run.entry(record.cell.slug), record.seed
+    own = [] if record.step == "train" else [(entry, seed)]
+    others = run.surrogates(entry, seed).values() if record.step == "audit" else ()
+    return [exported.weights(*pair) for pair in (*own, *others)]
+
+
+def _again(run: Run, entry: Entry, old: Record, exported: Folder, folder: Folder, data_root: Path) -> Record:
+    job, path = Job.of(run, entry, old.seed, old.step, data_root), folder.record(entry, old.seed, old.step)
+    if old.step == "train":
+        return train(job, folder.weights(entry, old.seed), path)
+    verdicts = folder.verdicts(entry, old.seed, old.step)
+    if old.step == "attack":
+        return attack(job, run.attacks, run.part, exported.weights(entry, old.seed), path, verdicts)
+    files = Audited.of(run, exported, entry, old.seed)
+    return audit_cell(job, run, entry, replace(files, record=path, verdicts=verdicts))
+
+
+def _judged(record: Record) -> list[tuple[str, str, str, int | None]]:
+    """The figures that are not wall times; their values in writing, where what is no number is equal to itself."""
+    return [(f.attack, f.metric, repr(f.value), f.n) for f in record.figures if f.metric != "wall_s"]

@@ -1,0 +1,138 @@
+"""The audit step: a network that has been attacked is attacked harder, and its verdicts are looked into."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from lat import attacks, audit, data, evaluation, heartbeats, training
+from lat.cells import own_seed
+from lat.collection import SURROGATE, Folder
+from lat.environment import prepare_torch
+from lat.experiment.attack_step import WORST_CASE, attack_figures, told, whole_worst_case
+from lat.experiment.job import Job, Report, file_digest, load_weights, record_of
+from lat.ledger import Figure, Record
+from lat.runs import Entry, Run
+
+TRANSFER = "transfer"
+
+
+@dataclass(frozen=True)
+class Audited:
+    """The files that an audit reads: the network's weights, what the attack step found, the surrogates' weights by cell
+    name; and those that it writes.
+    """
+
+    weights: Path
+    attacked: Path
+    surrogates: Mapping[str, Path]
+    record: Path
+    verdicts: Path
+
+    @classmethod
+    def of(cls, run: Run, folder: Folder, entry: Entry, seed: int) -> Audited:
+        """Those of (entry, seed) in a run's folder."""
+        surrogates = {name: folder.weights(*pair) for name, pair in run.surrogates(entry, seed).items()}
+        return cls(
+            folder.weights(entry, seed),
+            folder.verdicts(entry, seed),
+            surrogates,
+            folder.record(entry, seed, "audit"),
+            folder.verdicts(entry, seed, "audit"),
+        )
+
+
+def audit_cell(
+    job: Job, run: Run, entry: Entry, files: Audited, report: Report = lambda attack, done, images: None
+) -> Record:
+    """Run the audit of the entry's scale on the job's network; writes the verdicts of its attacks and then the record.
+
+    The network is that of the attack step. `report` hears of the attacks as `attack`'s does. Raises LedgerError where
+    weights are missing or of another network, and AuditError where nothing that was measured is to be trusted.
+    """
+    prepare_torch(job.device)
+    with heartbeats.beating(job.heartbeat, "audit") as heart:
+        return _audit(job, run, entry, files, heart, report)
+
+
+def _audit(job: Job, run: Run, entry: Entry, files: Audited, heart: heartbeats.Heart, report: Report) -> Record:
+    started = time.perf_counter()
+    images = data.load(job.cell.dataset, run.part, job.data_root, job.images)
+    network = (job.cell.model, job.cell.width)
+
+    def network_of(path: Path) -> nn.Module:
+        return load_weights(network, path, images.shape, images.classes, job.device)
+
+    model, plan = network_of(files.weights), run.audits[entry.scale]
+    surrogates = {name: network_of(path) for name, path in files.surrogates.items()}
+    x, y = data.tensors(images, job.device)
+    given = attacks.from_settings({**run.attacks, **plan.attacks})
+    own = {name: attack for name, attack in given.items() if name.split("@")[0] in plan.attacks}
+    if plan.transfer and surrogates:
+        own[TRANSFER] = attacks.Transfer(given[plan.transfer], surrogates)
+    seed = own_seed(job.cell, job.seed, "audit")
+    found = evaluation.evaluate(model, x, y, own, seed, progress=told(heart, own, len(y), report))
+    evaluation.save_verdicts(files.verdicts, found)
+    before = evaluation.load_verdicts(files.attacked)
+    subject = audit.Subject(
+        model,
+        x,
+        y,
+        verdicts={name: (step.index[name], step.verdicts[name]) for step in (before, found) for name in step.verdicts},
+        clean=before.clean,
+        attacks={**given, **own},
+        classes=images.classes,
+        seed=seed,
+        worst=whole_worst_case(before),
+    )
+    results = audit.examine(subject, plan.checks)
+    digests = {SURROGATE + name: file_digest(path) for name, path in files.surrogates.items()}
+    made = record_of(
+        job,
+        "audit",
+        diverged=not found.finite or training.has_diverged(model, 0.0, float(before.clean.mean()), images.classes),
+        figures=(*attack_figures(found), *worst_figures(subject), *check_figures(results)),
+        settings=run.settings(entry, "audit"),
+        inputs={
+            "data": images.digest,
+            "weights": file_digest(files.weights),
+            "attacked": file_digest(files.attacked),
+            "verdicts": file_digest(files.verdicts),
+            **digests,
+        },
+        started=started,
+    )
+    made.write(files.record)
+    return made
+
+
+def worst_figures(subject: audit.Subject) -> list[Figure]:
+    """The worst case over every attack in the threat model of the fixed ones, on the images that all of them saw; and,
+    on the same images, that over the fixed attacks alone.
+    """
+    fixed = [name for name in WORST_CASE if name in subject.verdicts]
+    if not fixed:
+        return []
+    threat = subject.attacks[fixed[0]].threat
+    names = [name for name in subject.verdicts if subject.attacks[name].threat == threat]
+    index, verdicts = subject.common(names)
+    parts = {"worst_case": names, "fixed_attacks": fixed}
+    return [
+        Figure("robust_accuracy", float(evaluation.worst_case(verdicts, part).mean()), n=len(index), attack=name)
+        for name, part in parts.items()
+    ]
+
+
+def check_figures(results: Iterable[audit.Result]) -> list[Figure]:
+    """For each result of a check its value under the status as metric, and what it was compared with."""
+    figures = []
+    for result in results:
+        figures.append(Figure(result.status, result.value, n=result.n, attack=result.check))
+        if not math.isnan(result.threshold):
+            figures.append(Figure("threshold", result.threshold, attack=result.check))
+    return figures
