@@ -6,29 +6,64 @@ schema. Attacks are run before, by the evaluation; what the checks run themselve
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from lat.audit.breakable import breakable
+from lat.audit.certificates import certified
+from lat.audit.containment import ball_and_box
+from lat.audit.gradients import converged, scaled_logits, zero_gradients
+from lat.audit.randomness import fresh_draws, repeated_passes
+from lat.audit.settings import check_settings
 from lat.audit.subject import AuditError, Skipped, Subject
+from lat.audit.verdicts import (
+    falls_with_radius,
+    gradient_free,
+    large_ball,
+    noise_alone,
+    single_step,
+    stronger,
+    worst_case,
+)
 from lat.findings import Result
 
-__all__ = ["CHECKS", "AuditError", "Result", "Subject", "examine"]
+__all__ = ["CHECKS", "AuditError", "Result", "Subject", "check_settings", "examine"]
 
-Check = Callable[[Subject, Mapping[str, Any]], list[Result]]
+Check = Callable[[str, Subject, Mapping[str, Any]], list[Result]]
 
-CHECKS: Mapping[str, Check] = {}
+CHECKS: Mapping[str, Check] = {
+    "worst_case": worst_case,
+    "single_step": single_step,
+    "more_steps": stronger,
+    "more_restarts": stronger,
+    "converged": converged,
+    "falls_with_radius": falls_with_radius,
+    "large_ball": large_ball,
+    "gradient_free": gradient_free,
+    "noise_alone": noise_alone,
+    "zero_gradients": zero_gradients,
+    "scaled_logits": scaled_logits,
+    "repeated_passes": repeated_passes,
+    "fresh_draws": fresh_draws,
+    "breakable": breakable,
+    "ball_and_box": ball_and_box,
+    "certified": certified,
+}
 
 
 def examine(subject: Subject, settings: Mapping[str, Mapping[str, Any]]) -> list[Result]:
     """The result of each check of `settings` (config/audit.yaml, or a part of it), in order.
 
-    A check that needs what the subject does not have is skipped; a few have a result for each radius. Raises AuditError
-    for what can only be a mistake of this program.
+    A check that needs what the subject does not have is skipped; some have a result for each radius. The network comes
+    back as it was. Raises SettingError for settings that do not fit, and AuditError for what can only be a mistake of
+    this program, so that the run must fail.
     """
+    check_settings(settings)
     results = []
     for name, given in settings.items():
         try:
-            results += CHECKS[name](subject, given)
+            results += CHECKS[name](name, subject, given)
         except Skipped as reason:
-            results.append(Result(name, "skipped", float("nan"), float("nan"), None, str(reason)))
+            results.append(Result(name, "skipped", math.nan, math.nan, None, str(reason)))
     return results

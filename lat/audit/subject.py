@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
@@ -11,12 +11,15 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from lat.attacks import Attack
+from lat.attacks import Attack, SettingError
 from lat.cells import seed_for
 from lat.types import Images, Labels
 
 Indices = NDArray[np.int64]
 Booleans = NDArray[np.bool_]
+
+BATCH = 250
+"""Images that a check sends through the network at once."""
 
 
 class AuditError(RuntimeError):
@@ -59,10 +62,12 @@ class Subject:
         ranked = sorted(range(n), key=lambda i: seed_for("attacked images", n, i))
         return np.array(sorted(ranked[:examples]), dtype=np.int64)
 
-    def images(self, index: Indices) -> tuple[Images, Labels]:
-        """The images of these numbers, and their labels."""
-        rows = torch.from_numpy(index).to(self.x.device)
-        return self.x[rows], self.y[rows]
+    def parts(self, index: Indices) -> Iterator[tuple[Indices, Images, Labels]]:
+        """The images of these numbers and their labels, BATCH at a time."""
+        for first in range(0, len(index), BATCH):
+            part = index[first : first + BATCH]
+            rows = torch.from_numpy(part).to(self.x.device)
+            yield part, self.x[rows], self.y[rows]
 
     def attack(self, name: str) -> Attack:
         """The attack of that name. Raises Skipped where there is none."""
@@ -74,13 +79,17 @@ class Subject:
         """Those of the attacks that have verdicts."""
         return [name for name in names if name in self.verdicts]
 
-    def common(self, names: Sequence[str]) -> tuple[Indices, dict[str, Booleans]]:
+    def common(self, names: Sequence[str], *, alike: bool = True) -> tuple[Indices, dict[str, Booleans]]:
         """The numbers of the images that all of these attacks saw, ascending, and each attack's verdicts on them.
 
-        Raises Skipped where an attack has no verdicts, or no image was seen by all.
+        Raises Skipped where an attack has no verdicts, or no image was seen by all, and SettingError where `alike`
+        attacks differ in their threat, so that one may break more than the other for that alone.
         """
         if missing := [name for name in names if name not in self.verdicts]:
             raise Skipped(f"{', '.join(missing)}: no verdicts")
+        if alike and len({self.attack(name).threat for name in names}) > 1:
+            threats = ", ".join(f"{name}: {self.attack(name).threat}" for name in names)
+            raise SettingError(f"{threats}; compare attacks of one norm, radius and box")
         seen = reduce(np.intersect1d, (self.verdicts[name][0] for name in names))
         if not len(seen):
             raise Skipped(f"{', '.join(names)}: no image was attacked by all of them")
@@ -91,7 +100,6 @@ class Subject:
         return robust[np.searchsorted(index, seen)]
 
 
-def points(verdicts: Iterable[bool] | Booleans) -> float:
+def points(verdicts: Booleans) -> float:
     """The accuracy that verdicts come to, in points of a hundred."""
-    counted = np.asarray(verdicts)
-    return 100 * int(counted.sum()) / len(counted)
+    return 100 * int(verdicts.sum()) / len(verdicts)

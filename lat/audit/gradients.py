@@ -1,0 +1,112 @@
+"""Checks of the gradient that the attacks follow: whether it is there, and whether its ascent has come to an end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from lat import norms
+from lat.attacks import Draws, right, run_attack, undisturbed
+from lat.attacks.ascent import Search
+from lat.attacks.losses import cross_entropy, oracle
+from lat.audit.subject import Indices, Skipped, Subject
+from lat.audit.verdicts import judged
+from lat.cells import seed_for
+from lat.findings import Result
+from lat.types import Images, Labels, PerExample
+
+
+def converged(check: str, subject: Subject, given: Mapping[str, Any]) -> list[Result]:
+    """The attack's loss has converged; finding when > 5 % of its range is gained in the last 10 steps.
+
+    The loss is the mean cross-entropy of a sample at each point of the ascent of `attack`, the start included; its
+    range is the highest minus the lowest of them. value: the share of it that the `last_steps` gain, 0 where the loss
+    never changes.
+    """
+    attack = subject.attack(given["attack"])
+    if not isinstance(attack, Search):
+        raise Skipped(f"{given['attack']}: has no steps to follow")
+    index = subject.sample(given["examples"])
+    curve = loss_curve(subject, attack, index, seed_for(subject.seed, check))
+    reach = float(curve.max() - curve.min())
+    gain = float(curve[-1] - curve[max(0, len(curve) - 1 - given["last_steps"])])
+    value = gain / reach if reach > 0 else 0.0
+    return judged(check, value, given["share"], len(index), found=value > given["share"])
+
+
+def loss_curve(subject: Subject, attack: Search, index: Indices, seed: int) -> NDArray[np.float64]:
+    """The mean cross-entropy of the images at the start of the attack's ascent and after each of its steps."""
+    threat = attack.threat
+    total = np.zeros(attack.steps + 1)
+    with undisturbed(subject.model):
+        for part, x, y in subject.parts(index):
+            inside = norms.projector(x, threat.ball, threat.norm, threat.box)
+            point = x
+            if attack.start == "uniform":
+                point = inside(x + norms.sample_ball(x, threat.ball, threat.norm, Draws(seed, part.tolist())))
+            for step in range(attack.steps + 1):
+                losses, gradient = loss_and_gradient(subject.model, point, y)
+                total[step] += float(losses.double().sum())
+                direction = norms.steepest_direction(gradient, threat.norm)
+                point = inside(point + attack.relative_step * threat.ball * direction)
+    return total / len(index)
+
+
+def loss_and_gradient(model: nn.Module, x: Images, y: Labels) -> tuple[PerExample, Images]:
+    """The cross-entropy of each image, and its gradient with respect to the image."""
+    return oracle(model, y, cross_entropy)(x)
+
+
+def zero_gradients(check: str, subject: Subject, given: Mapping[str, Any]) -> list[Result]:
+    """Zero input gradients; any: note; > 1 %: finding.
+
+    Of the cross-entropy at the images of a sample, in their own precision (float32), where every element is exactly
+    zero. value: the share of the images.
+    """
+    index = subject.sample(given["examples"])
+    zero = 0
+    with undisturbed(subject.model):
+        for _, x, y in subject.parts(index):
+            _, gradient = loss_and_gradient(subject.model, x, y)
+            zero += int((gradient == 0).flatten(1).all(1).sum())
+    value = zero / len(index)
+    status = "found" if value > given["share"] else "noted" if zero else "passed"
+    return [Result(check, status, value, given["share"], len(index))]
+
+
+class Rescaled(nn.Module):
+    """factor * scores + shift: the class of every image is that of `model`."""
+
+    def __init__(self, model: nn.Module, factor: float, shift: float) -> None:
+        super().__init__()
+        self.model, self.factor, self.shift = model, factor, shift
+
+    def forward(self, x: Tensor) -> Float[Tensor, "n classes"]:
+        return self.factor * self.model(x) + self.shift
+
+
+def scaled_logits(check: str, subject: Subject, given: Mapping[str, Any]) -> list[Result]:
+    """Logits scaled ×0.1, ×10, shifted; finding when robust accuracy *drops* by > 1 point.
+
+    `attack` runs on the network and on each rescaled one, on the same sample with the same draws; what it finds is
+    judged by the network itself. value: the largest drop, 0 where there is none, in points.
+    """
+    attack = subject.attack(given["attack"])
+    index = subject.sample(given["examples"])
+    changes = [(1.0, 0.0), *((float(factor), 0.0) for factor in given["factors"]), (1.0, float(given["shift"]))]
+    robust = dict.fromkeys(changes, 0)
+    for part, x, y in subject.parts(index):
+        for change in changes:
+            rescaled = Rescaled(subject.model, *change)
+            outcome = run_attack(rescaled, x, y, part.tolist(), attack, seed_for(subject.seed, check), check)
+            with undisturbed(subject.model), torch.no_grad():
+                still = right(subject.model(x), y) & right(subject.model(outcome.adversarial), y)
+            robust[change] += int(still.sum())
+    drop = 100 * (robust[changes[0]] - min(robust.values())) / len(index)
+    return judged(check, drop, given["points"], len(index), found=drop > given["points"])

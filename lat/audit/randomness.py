@@ -1,0 +1,52 @@
+"""Checks of networks that are random when they are tested: whether they are, and what that does to an accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from lat.attacks import right, run_attack, undisturbed
+from lat.audit.subject import Subject
+from lat.audit.verdicts import judged
+from lat.cells import seed_for
+from lat.findings import Result
+
+
+def repeated_passes(check: str, subject: Subject, given: Mapping[str, Any]) -> list[Result]:
+    """Five forward passes agree; finding (EoT required) when normalised logits differ by > 1e-4.
+
+    Logits are scaled to an L2 length of 1; entries that are not finite count as 0. value: the largest L2 distance
+    between two passes on an image of the sample. (Croce and Hein's AutoAttack, its check of randomised defences.)
+    """
+    index = subject.sample(given["examples"])
+    largest = 0.0
+    with undisturbed(subject.model), torch.no_grad():
+        for _, x, _ in subject.parts(index):
+            scores = torch.stack([subject.model(x) for _ in range(given["passes"])])
+            unit = torch.nn.functional.normalize(scores.double().nan_to_num(0.0, 0.0, 0.0), dim=2)
+            apart = (unit[:, None] - unit[None]).norm(dim=3)
+            largest = max(largest, float(apart.max()))
+    return judged(check, largest, given["difference"], len(index), found=largest > given["difference"])
+
+
+def fresh_draws(check: str, subject: Subject, given: Mapping[str, Any]) -> list[Result]:
+    """Stochastic models rescored on ≥ 20 fresh draws; finding when accuracy differs by > 1 point.
+
+    `attack` runs on a sample, and the accuracy that its wrapper counted is held against the mean accuracy, on the same
+    images and adversarial examples, of `draws` further passes. A network that is not random has a difference of 0,
+    which is measured too. value: the difference, in points.
+    """
+    attack = subject.attack(given["attack"])
+    index = subject.sample(given["examples"])
+    counted, again = 0, 0
+    for part, x, y in subject.parts(index):
+        outcome = run_attack(subject.model, x, y, part.tolist(), attack, seed_for(subject.seed, check), check)
+        counted += int(outcome.robust.sum())
+        with undisturbed(subject.model), torch.no_grad():
+            for _ in range(given["draws"]):
+                still = right(subject.model(x), y) & right(subject.model(outcome.adversarial), y)
+                again += int(still.sum())
+    value = 100 * abs(counted * given["draws"] - again) / (len(index) * given["draws"])
+    return judged(check, value, given["points"], len(index), found=value > given["points"])
