@@ -124,7 +124,7 @@ def _check_inputs(run: Run, records: list[Record], folder: Folder) -> None:
             if expected and found != expected:
                 path = folder.root / "records" / record.path
                 raise LedgerError(
-                    f"{path}: of {key} {found[:8]}; the record of {maker[0]}, seed {maker[1]}, {maker[2]} says "
+                    f"{path}: looked at {key} {found[:8]}; the record of {maker[0]}, seed {maker[1]}, {maker[2]} says "
                     f"{expected[:8]}; delete {path} and run its job again"
                 )
 

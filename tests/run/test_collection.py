@@ -75,14 +75,14 @@ def test_two_names_of_one_cell_both_stand_in_the_ledger(folder: Folder) -> None:
         ),
         ("train", lambda r: replace(r, sources="0" * 64), "made by code with digest 00000000"),
         ("attack", lambda r: replace(r, sources="0" * 64), "made by code with digest 00000000"),
-        ("attack", lambda r: replace(r, inputs={**r.inputs, "weights": "f" * 64}), "attacked weights ffffffff"),
+        ("attack", lambda r: replace(r, inputs={**r.inputs, "weights": "f" * 64}), "looked at weights ffffffff"),
         ("attack", lambda r: replace(r, inputs={"data": "d"}), "no digest of its weights"),
         ("train", lambda r: replace(r, inputs={"data": "d"}), "no digest of its weights"),
         ("train", lambda r: replace(r, seed=1), "seed 1, train"),
         ("train", lambda r: replace(r, step="attack"), "attack"),
         ("train", lambda r: replace(r, cell=replace(r.cell, width=7)), "-w7-"),
         ("attack", lambda r: replace(r, settings={}, imported=True), "settings {}"),
-        ("attack", lambda r: replace(r, inputs={**r.inputs, "weights": "f" * 64}, imported=True), "attacked weights"),
+        ("attack", lambda r: replace(r, inputs={**r.inputs, "weights": "f" * 64}, imported=True), "looked at weights"),
     ],
 )
 def test_a_record_of_something_else_is_refused_with_file_and_mend(
