@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from lat.types import Images, PerExample, Verdicts
@@ -50,8 +49,8 @@ class ActiveSet:
             self._best, self._highest = self._best[stay], self._highest[stay]
         return stay
 
-    def found(self, last: Float[Tensor, "batch *shape"]) -> Images:
-        """What was found for each example of x; `last` holds the last point of each in the batch."""
+    def found(self, last: Tensor) -> Images:
+        """What was found for each example of x; `last` is the last point (batch, ...) of those in the batch."""
         unbroken = torch.nonzero(~self._broken).flatten()
         self._found[self._rows[unbroken]] = (last if self._keep == "last" else self._best)[unbroken]
         return self._found

@@ -73,13 +73,13 @@ def quick(attack: Attack) -> Attack:
 def test_no_verdict_differs_from_that_of_the_full_computation(
     monkeypatch: pytest.MonkeyPatch, model: nn.Module, digits: Digits, attacks: dict, name: str, norm: str
 ) -> None:
-    x, y = digits.x[:400], digits.y[:400]
+    x, y = digits.x[:200], digits.y[:200]
     attack = replace(quick(attacks[name]), threat=Threat(norm, 0.06 if norm == "linf" else 0.5))
     robust, shown = {}, {}
     for share in (NEVER, AT_ONCE, active.RECUT_AT):
         monkeypatch.setattr(active, "RECUT_AT", share)
         watching = Watching(model)
-        robust[share] = run_attack(watching, x, y, range(400), attack, seed=1).robust
+        robust[share] = run_attack(watching, x, y, range(200), attack, seed=1).robust
         shown[share] = sum(len(batch) for batch in watching.batches)
     full = robust.pop(NEVER)
     assert 0.02 < float(full.float().mean()) < 0.98

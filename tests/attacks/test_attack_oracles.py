@@ -3,8 +3,8 @@
 Which for which, and why no others: foolbox's C&W counts failures as successes, torchattacks' C&W cannot move pixels at
 the edge of the box.
 
-They return the last point of an ascent, also where an earlier one was wrong. So each is compared twice: with ours on the
-same network `Unjudged`, where it goes on to the last step too, image by image; and with ours as it is, which must break
+They return the last point of an ascent, also where an earlier one was wrong. So each is compared twice: image by image
+with ours on the same network `Unjudged`, where it goes on to the last step too; and with ours as it is, which must break
 all that they break, and whose images of the examples that it does not break must be theirs.
 """
 
@@ -40,8 +40,9 @@ def differing(ours: Tensor, theirs: Tensor) -> float:
 
 
 def agree(attack: Attack, theirs: Tensor, digits: Digits, seed: int = 0) -> None:
-    """To the last step the same images but for a few pixels, and the same verdicts. To the first point that is wrong: what
-    theirs breaks is broken, and what is not broken is the same image.
+    """To the last step the same images but for a few pixels, and the same verdicts.
+
+    To the first wrong point: what theirs breaks is broken, and what is not broken is the same image.
     """
     with torch.no_grad():
         right = digits.model(theirs).argmax(1) == digits.y
