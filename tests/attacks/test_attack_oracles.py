@@ -4,8 +4,8 @@ Which for which, and why no others: foolbox's C&W counts failures as successes, 
 the edge of the box.
 
 They return the last point of an ascent, also where an earlier one was wrong. So each is compared twice: image by image
-with ours on the same network `Unjudged`, where it goes on to the last step too; and with ours as it is, which must break
-all that they break, and whose images of the examples that it does not break must be theirs.
+with ours on the same network `Unjudged`, where it goes on to the last step too; and with ours as it is, which must
+break all that they break, and whose images of the examples that it does not break must be theirs.
 """
 
 from __future__ import annotations
