@@ -1,12 +1,11 @@
-"""The one ascent that FGSM, IFGSM, PGD, EoT and the margin attack share: steepest steps, projected on ball and box."""
+"""The one ascent of all attacks by gradients in a ball: steepest steps, projected on ball and box, until one breaks."""
 
 from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
-import torch
-
 from lat import norms
+from lat.attacks.active import ActiveSet
 from lat.attacks.draws import Draws
 from lat.attacks.losses import Oracle
 from lat.attacks.protocol import SettingError, Threat, is_number
@@ -52,22 +51,28 @@ def ascend(
 ) -> Images:
     """`steps` steps z <- project(z + step * steepest direction of the loss at z), from `start` (x if not given).
 
-    keep = "last" returns the last point, "highest" for each example the point with the largest loss seen, the start
-    and the last one included (one more forward pass). A gradient that is not a number moves nothing.
+    An adversary who finds a point that the model gets wrong is done. Returned is for each example the first such point,
+    the start and the last one included; for an example that has none the last point (keep = "last") or that of the
+    largest loss (keep = "highest", one more look at the model). Who is done leaves the batch as `lat.attacks.active`
+    says. A gradient that is not a number moves nothing.
     """
     point = x if start is None else start
     inside = norms.projector(x, threat.ball, threat.norm, threat.box)
-    best, best_loss = point, None
+    active = ActiveSet(x, keep)
     for _ in range(steps):
-        loss, gradient = oracle(point)
-        if keep == "highest":
-            best, best_loss = _higher(best, best_loss, point, loss)
-        direction = norms.steepest_direction(gradient, threat.norm)
-        point = inside(direction.mul_(step).add_(point))
+        loss, gradient, wrong = oracle(point)
+        active.see(point, loss, wrong)
+        stay = active.leave()
+        if stay is not None:
+            if not len(stay):
+                return active.found(point)
+            x, point, gradient, oracle = x[stay], point[stay], gradient[stay], oracle.rows(stay)
+            inside = norms.projector(x, threat.ball, threat.norm, threat.box)
+        point = inside(norms.steepest_direction(gradient, threat.norm).mul_(step).add_(point))
     if keep == "highest":
-        best, _ = _higher(best, best_loss, point, oracle(point)[0])
-        return best
-    return point
+        loss, _, wrong = oracle(point)
+        active.see(point, loss, wrong)
+    return active.found(point)
 
 
 def search(oracle: Oracle, x: Images, settings: Search, draws: Draws, keep: str = "last") -> Images:
@@ -76,17 +81,6 @@ def search(oracle: Oracle, x: Images, settings: Search, draws: Draws, keep: str 
     start = start_at(x, threat, settings.start, draws)
     step = settings.relative_step * threat.ball
     return ascend(oracle, x, threat, steps=settings.steps, step=step, start=start, keep=keep)
-
-
-def _higher(
-    best: Images, best_loss: torch.Tensor | None, point: Images, loss: torch.Tensor
-) -> tuple[Images, torch.Tensor]:
-    """For each example the point with the larger loss, and that loss; NaN is never larger."""
-    if best_loss is None:
-        return point, loss
-    better = (loss > best_loss) | (best_loss.isnan() & ~loss.isnan())
-    rows = better.view(-1, *[1] * (point.dim() - 1))
-    return torch.where(rows, point, best), torch.where(better, loss, best_loss)
 
 
 def check_count(key: str, value: object) -> None:

@@ -8,7 +8,7 @@ from torch import nn
 
 from lat.attacks.ascent import check_count, check_positive, check_start, search
 from lat.attacks.draws import Draws
-from lat.attacks.losses import margin, oracle
+from lat.attacks.losses import Exact, margin
 from lat.attacks.protocol import Threat
 from lat.types import Images, Labels
 
@@ -34,5 +34,8 @@ class CW:
         check_start(self.start)
 
     def perturb(self, model: nn.Module, x: Images, y: Labels, draws: Draws) -> Images:
-        """For each example the point of the largest margin seen. One uniform draw each where the start is random."""
-        return search(oracle(model, y, margin), x, self, draws, keep="highest")
+        """For each example the first point of the ascent that breaks it, or else that of the largest margin.
+
+        One uniform draw an example where the start is random.
+        """
+        return search(Exact(model, y, margin), x, self, draws, keep="highest")

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from lat import norms
 from lat.attacks.ascent import check_count, check_positive
 from lat.attacks.draws import Draws
-from lat.attacks.losses import margin, oracle
-from lat.attacks.protocol import SettingError, Threat
+from lat.attacks.losses import Exact, margin
+from lat.attacks.protocol import SettingError, Threat, right
 from lat.types import Images, Labels, PerExample
 
 
@@ -58,9 +58,16 @@ class CWL2:
 
         An image that is misclassified as it is comes back unchanged: its distance is 0.
         """
-        closest = x.clone()
+        found = x.clone()
         with torch.no_grad():
-            distance = torch.where(margin(model(x), y) > 0, 0.0, torch.inf).to(x.dtype)
+            standing = torch.nonzero(right(model(x), y)).flatten()
+        if len(standing):
+            found[standing] = self._search(model, x[standing], y[standing])
+        return found
+
+    def _search(self, model: nn.Module, x: Images, y: Labels) -> Images:
+        """The closest misclassified point of examples that the model has right."""
+        closest, distance = x.clone(), torch.full_like(x.flatten(1)[:, 0], torch.inf)
         lower = torch.zeros_like(distance)
         upper = torch.full_like(distance, torch.inf)
         constant = torch.full_like(distance, self.initial_constant)
@@ -77,7 +84,7 @@ class CWL2:
         """One run of Adam; updates `closest` and `distance` in place and says which examples it misclassified."""
         low, high = self.threat.box
         half = (high - low) / 2
-        at = oracle(model, y, margin)
+        at = Exact(model, y, margin)
         w = torch.atanh(((x - low) / half - 1) * self.shrink)
         optimizer = torch.optim.Adam([w], lr=self.lr)
         succeeded = torch.zeros_like(y, dtype=torch.bool)
@@ -85,7 +92,7 @@ class CWL2:
             t = torch.tanh(w)
             candidate = (low + half * (t + 1)).clamp_(low, high)
             shift = candidate - x
-            margins, gradient = at(candidate)
+            margins, gradient, _ = at(candidate)
             found = (margins > 0) & (margins >= self.confidence)
             succeeded |= found
             length = norms.size(shift, "l2")

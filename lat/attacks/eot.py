@@ -8,7 +8,7 @@ from torch import nn
 
 from lat.attacks.ascent import check_count, check_positive, check_start, search
 from lat.attacks.draws import Draws
-from lat.attacks.losses import cross_entropy, oracle, smoothed
+from lat.attacks.losses import Exact, Smoothed, cross_entropy
 from lat.attacks.protocol import Threat
 from lat.types import Images, Labels
 
@@ -38,7 +38,10 @@ class EoT:
         check_positive("relative_noise", self.relative_noise, zero=True)
 
     def perturb(self, model: nn.Module, x: Images, y: Labels, draws: Draws) -> Images:
-        """The last point of the ascent. steps * noise_draws normal draws an example, after the start's."""
+        """For each example the first point of the ascent that breaks it, or else the last.
+
+        noise_draws normal draws an example and step, after the start's, and none once it has left the batch.
+        """
         deviation = self.relative_noise * self.threat.ball
-        mean = smoothed(oracle(model, y, cross_entropy), draws.normal, deviation, self.noise_draws)
+        mean = Smoothed(Exact(model, y, cross_entropy), draws, deviation, self.noise_draws)
         return search(mean, x, self, draws)

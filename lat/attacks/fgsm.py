@@ -8,7 +8,7 @@ from torch import nn
 
 from lat.attacks.ascent import ascend
 from lat.attacks.draws import Draws
-from lat.attacks.losses import cross_entropy, oracle
+from lat.attacks.losses import Exact, cross_entropy
 from lat.attacks.protocol import Threat
 from lat.types import Images, Labels
 
@@ -24,5 +24,8 @@ class FGSM:
         _ = self.threat.ball
 
     def perturb(self, model: nn.Module, x: Images, y: Labels, draws: Draws) -> Images:
-        """x moved by radius * sign of the gradient (L2: along the gradient), clipped to the box. Draws nothing."""
-        return ascend(oracle(model, y, cross_entropy), x, self.threat, steps=1, step=self.threat.ball)
+        """x moved by radius * sign of the gradient (L2: along the gradient), clipped to the box; x where it was wrong.
+
+        Draws nothing.
+        """
+        return ascend(Exact(model, y, cross_entropy), x, self.threat, steps=1, step=self.threat.ball)

@@ -8,7 +8,7 @@ from torch import nn
 
 from lat.attacks.ascent import ascend, check_count
 from lat.attacks.draws import Draws
-from lat.attacks.losses import cross_entropy, oracle
+from lat.attacks.losses import Exact, cross_entropy
 from lat.attacks.protocol import Threat
 from lat.types import Images, Labels
 
@@ -26,6 +26,6 @@ class IFGSM:
         check_count("steps", self.steps)
 
     def perturb(self, model: nn.Module, x: Images, y: Labels, draws: Draws) -> Images:
-        """The last point of the ascent. Draws nothing."""
+        """For each example the first point of the ascent that breaks it, or else the last. Draws nothing."""
         step = self.threat.ball / self.steps
-        return ascend(oracle(model, y, cross_entropy), x, self.threat, steps=self.steps, step=step)
+        return ascend(Exact(model, y, cross_entropy), x, self.threat, steps=self.steps, step=step)

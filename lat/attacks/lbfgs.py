@@ -15,7 +15,7 @@ from torch import nn
 from lat import norms
 from lat.attacks.ascent import check_count, check_positive
 from lat.attacks.draws import Draws
-from lat.attacks.losses import cross_entropy, oracle
+from lat.attacks.losses import Exact, cross_entropy
 from lat.attacks.protocol import SettingError, Threat, right
 from lat.types import Images, Labels, PerExample, Scores
 
@@ -80,21 +80,18 @@ class LBFGS:
     ) -> Images | None:
         """The closest misclassified point that one run of L-BFGS-B has met; None where it has met none."""
         closest, distance = None, math.inf
-        wrong = False
 
-        def towards(scores: Scores, aim: Labels) -> PerExample:
-            nonlocal wrong
-            wrong = not bool(right(scores.detach(), label))
-            return cross_entropy(scores, aim)
+        def towards(scores: Scores, _: Labels) -> PerExample:
+            return cross_entropy(scores, target)
 
-        at = oracle(model, target, towards)
+        at = Exact(model, label, towards)
 
         def objective(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
             nonlocal closest, distance
             point = torch.from_numpy(flat).to(image).view_as(image).clamp(*self.threat.box)
-            loss, gradient = at(point)
+            loss, gradient, wrong = at(point)
             shift = point - image
-            if wrong and (length := float(norms.size(shift, "l2"))) < distance:
+            if bool(wrong) and (length := float(norms.size(shift, "l2"))) < distance:
                 closest, distance = point, length
             slope = shift.mul_(2).add_(gradient, alpha=constant)
             squared = float((point - image).double().square().sum())

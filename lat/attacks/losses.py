@@ -1,21 +1,41 @@
-"""What the attacks ascend: one loss an example, and its gradient with respect to the input alone.
+"""What the attacks ascend: one loss an example, its gradient with respect to the input alone, and who is wrong already.
 
 Losses are summed, never averaged: a mean divides every gradient by the batch size, and float32 gradients of confident
-networks then underflow to zero (`Oracle` values come back per example).
+networks then underflow to zero (an `Oracle` gives them per example).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from lat.types import Images, Labels, PerExample, Scores
+from lat.attacks.draws import Draws
+from lat.attacks.protocol import right
+from lat.types import Images, Labels, PerExample, Scores, Verdicts
 
 Loss = Callable[[Scores, Labels], PerExample]
-Oracle = Callable[[Images], tuple[PerExample, Images]]
-"""Point -> (loss of each example there, its gradient)."""
+
+
+class Seen(NamedTuple):
+    """What an oracle says of a point: the loss of each example there, its gradient, and whether the model is wrong."""
+
+    loss: PerExample
+    gradient: Images
+    wrong: Verdicts
+
+
+@runtime_checkable
+class Oracle(Protocol):
+    """Looks at one point of each example of a batch, one step after the other."""
+
+    def __call__(self, point: Images) -> Seen: ...
+
+    def rows(self, rows: Tensor) -> Oracle:
+        """The oracle of some examples of the batch alone, which goes on where this one stands; `rows` are indices."""
 
 
 class NoGradient(RuntimeError):
@@ -37,39 +57,76 @@ def margin(scores: Scores, y: Labels) -> PerExample:
     return others.amax(1) - own
 
 
-def oracle(model: nn.Module, y: Labels, loss: Loss) -> Oracle:
-    """The loss of `model` at a point and its gradient with respect to that point.
+class Unjudged(nn.Module):
+    """A network of whose mistakes no `Oracle` takes notice, so that every ascent on it goes on to its last step.
+
+    What is made for another network needs that: a point that this one gets just wrong, the other mostly gets right.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Images) -> Scores:
+        scores: Scores = self.model(x)
+        return scores
+
+
+@dataclass(frozen=True)
+class Exact:
+    """The loss of `model` at a point, its gradient with respect to that point, and where the model is not `right`.
 
     Weight gradients are neither computed nor left behind. Raises NoGradient where the scores are detached.
     """
 
-    def evaluate(point: Images) -> tuple[PerExample, Images]:
+    model: nn.Module
+    y: Labels
+    loss: Loss
+
+    def __call__(self, point: Images) -> Seen:
         with torch.enable_grad():
             leaf = point.detach().requires_grad_()
-            losses = loss(model(leaf), y)
+            scores = self.model(leaf)
+            losses = self.loss(scores, self.y)
             if not losses.requires_grad:
                 raise NoGradient(
                     "the model's scores carry no gradient to its input; remove the detach or no_grad inside it"
                 )
             (gradient,) = torch.autograd.grad(losses.sum(), leaf)
-        return losses.detach(), gradient
+        return Seen(losses.detach(), gradient, self.wrong(scores.detach()))
 
-    return evaluate
+    def rows(self, rows: Tensor) -> Exact:
+        return Exact(self.model, self.y[rows], self.loss)
+
+    def wrong(self, scores: Scores) -> Verdicts:
+        """Whether these scores of the model end the search: not `right`, and the model not `Unjudged`."""
+        mistaken = ~right(scores, self.y)
+        return torch.zeros_like(mistaken) if isinstance(self.model, Unjudged) else mistaken
 
 
-def smoothed(inner: Oracle, noise: Callable[[Tensor], Tensor], deviation: float, draws: int) -> Oracle:
+@dataclass(frozen=True)
+class Smoothed:
     """Mean of the loss and of its gradient over Gaussian noise on the input: EoT (Athalye et al. 2018).
 
-    `noise` gives standard normal numbers of the shape of its argument, (n, draws, ...); `deviation` times each of them
-    is added in turn. Noisy points are not clipped to the box: the expectation is over the noise as it is.
+    `deviation` times each of `count` standard normal draws an example is added in turn. Noisy points are not clipped to
+    the box: the expectation is over the noise as it is. Whether the model is wrong is asked at the point itself, in one
+    forward pass without noise.
     """
 
-    def evaluate(point: Images) -> tuple[PerExample, Images]:
-        shifts = noise(point[:, None].expand(-1, draws, *point.shape[1:]))
-        losses, gradient = inner(torch.add(point, shifts[:, 0], alpha=deviation))
-        for k in range(1, draws):
-            more_losses, more_gradient = inner(torch.add(point, shifts[:, k], alpha=deviation))
-            losses, gradient = losses.add_(more_losses), gradient.add_(more_gradient)
-        return losses.div_(draws), gradient.div_(draws)
+    inner: Exact
+    draws: Draws
+    deviation: float
+    count: int
 
-    return evaluate
+    def __call__(self, point: Images) -> Seen:
+        with torch.no_grad():
+            wrong = self.inner.wrong(self.inner.model(point))
+        shifts = self.draws.normal(point[:, None].expand(-1, self.count, *point.shape[1:]))
+        losses, gradient, _ = self.inner(torch.add(point, shifts[:, 0], alpha=self.deviation))
+        for k in range(1, self.count):
+            more_losses, more_gradient, _ = self.inner(torch.add(point, shifts[:, k], alpha=self.deviation))
+            losses, gradient = losses.add_(more_losses), gradient.add_(more_gradient)
+        return Seen(losses.div_(self.count), gradient.div_(self.count), wrong)
+
+    def rows(self, rows: Tensor) -> Smoothed:
+        return Smoothed(self.inner.rows(rows), self.draws.rows(rows.tolist()), self.deviation, self.count)

@@ -5,14 +5,35 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lat import norms
-from lat.attacks.ascent import check_count, check_positive
+from lat.attacks.ascent import ascend, check_count, check_positive
 from lat.attacks.draws import Draws
-from lat.attacks.losses import cross_entropy, oracle
+from lat.attacks.losses import Exact, Oracle, Seen, cross_entropy
 from lat.attacks.protocol import Threat
 from lat.types import Images, Labels
+
+
+class Momentum:
+    """An oracle whose gradients add up from step to step: g <- decay * g + gradient / ||gradient||_1, from g = 0.
+
+    A gradient that is zero or not a number adds nothing.
+    """
+
+    def __init__(self, inner: Oracle, g: Images, decay: float) -> None:
+        self._inner, self._g, self._decay = inner, g, decay
+
+    def __call__(self, point: Images) -> Seen:
+        loss, gradient, wrong = self._inner(point)
+        gradient = gradient.nan_to_num_(nan=0.0)
+        length = norms.size(gradient, "l1").clamp_(min=torch.finfo(gradient.dtype).tiny)
+        gradient = gradient.div_(length.view(-1, *[1] * (gradient.dim() - 1)))
+        self._g = self._g.mul_(self._decay).add_(gradient)
+        return Seen(loss, self._g, wrong)
+
+    def rows(self, rows: Tensor) -> Momentum:
+        return Momentum(self._inner.rows(rows), self._g[rows], self._decay)
 
 
 @dataclass(frozen=True)
@@ -33,15 +54,6 @@ class MIFGSM:
         check_positive("decay", self.decay, zero=True)
 
     def perturb(self, model: nn.Module, x: Images, y: Labels, draws: Draws) -> Images:
-        """The last point of the ascent. Draws nothing. A gradient that is zero or not a number adds nothing."""
-        at = oracle(model, y, cross_entropy)
-        inside = norms.projector(x, self.threat.ball, self.threat.norm, self.threat.box)
-        step = self.threat.ball / self.steps
-        point, momentum = x, torch.zeros_like(x)
-        for _ in range(self.steps):
-            gradient = at(point)[1].nan_to_num_(nan=0.0)
-            length = norms.size(gradient, "l1").clamp_(min=torch.finfo(x.dtype).tiny)
-            gradient = gradient.div_(length.view(-1, *[1] * (x.dim() - 1)))
-            momentum = momentum.mul_(self.decay).add_(gradient)
-            point = inside(norms.steepest_direction(momentum, self.threat.norm).mul_(step).add_(point))
-        return point
+        """For each example the first point of the ascent that breaks it, or else the last. Draws nothing."""
+        at = Momentum(Exact(model, y, cross_entropy), torch.zeros_like(x), self.decay)
+        return ascend(at, x, self.threat, steps=self.steps, step=self.threat.ball / self.steps)

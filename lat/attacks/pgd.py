@@ -8,7 +8,7 @@ from torch import nn
 
 from lat.attacks.ascent import check_count, check_positive, check_start, search
 from lat.attacks.draws import Draws
-from lat.attacks.losses import cross_entropy, oracle
+from lat.attacks.losses import Exact, cross_entropy
 from lat.attacks.protocol import Threat
 from lat.types import Images, Labels
 
@@ -30,5 +30,8 @@ class PGD:
         check_start(self.start)
 
     def perturb(self, model: nn.Module, x: Images, y: Labels, draws: Draws) -> Images:
-        """The last point of the ascent. One uniform draw an example where the start is random."""
-        return search(oracle(model, y, cross_entropy), x, self, draws)
+        """For each example the first point of the ascent that breaks it, or else the last.
+
+        One uniform draw an example where the start is random.
+        """
+        return search(Exact(model, y, cross_entropy), x, self, draws)

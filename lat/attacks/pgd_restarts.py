@@ -10,12 +10,12 @@ from torch import nn
 
 from lat.attacks.ascent import ascend, check_count, check_positive, start_at
 from lat.attacks.draws import Draws
-from lat.attacks.losses import Loss, cross_entropy, margin, oracle
+from lat.attacks.losses import Exact, Loss, cross_entropy, margin
 from lat.attacks.protocol import SettingError, Threat, right
 from lat.types import Images, Labels
 
 LOSSES: Mapping[str, tuple[Loss, str]] = {"cross_entropy": (cross_entropy, "last"), "margin": (margin, "highest")}
-"""Loss by name, and which point of the ascent is kept: as `PGD` and as `CW` do it."""
+"""Loss by name, and which point of an ascent that breaks nothing is kept: as `PGD` and as `CW` do it."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class PGDRestarts:
                 break
             images, labels = x[standing], y[standing]
             start = start_at(images, self.threat, "uniform", draws.rows(standing.tolist()))
-            at = oracle(model, labels, loss)
+            at = Exact(model, labels, loss)
             points = ascend(at, images, self.threat, steps=self.steps, step=step, start=start, keep=keep)
             found[standing] = points
             standing = standing[_right(model, points, labels)]
