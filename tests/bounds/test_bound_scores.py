@@ -1,4 +1,4 @@
-"""The worst scores over a ball: exact on a linear network, never exceeded, in step with certificates, and with gradients."""
+"""The worst scores over a ball: exact on a linear network, never exceeded, in step with certificates and gradients."""
 
 from __future__ import annotations
 
