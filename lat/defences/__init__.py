@@ -9,6 +9,7 @@ from torch import nn
 from lat.cells import Cell
 from lat.defences.base import Combined, Defence
 from lat.defences.inputs import Fgsm, FgsmPrevious, Noise, Pgd
+from lat.defences.interval_bound import IntervalBound
 from lat.defences.layerwise import Layerwise
 
 __all__ = ["DEFENCES", "Combined", "Defence", "build"]
@@ -19,6 +20,7 @@ DEFENCES: Mapping[str, Callable[[nn.Module, Cell, int], Defence]] = {
     "fgsm_previous": FgsmPrevious,
     "noise": Noise,
     "pgd": Pgd,
+    "interval_bound": IntervalBound,
     "layerwise": Layerwise,
 }
 

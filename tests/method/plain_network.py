@@ -220,6 +220,6 @@ def cell(
     if "layerwise" in parts:
         layers, law, reading = layers or ("fc2", "fc4"), law or Law("normal", 0.1), reading or Reading()
     if set(parts) - {"standard", "layerwise"}:
-        input_law = input_law or Law("normal", 0.1)
+        input_law = input_law or Law("fixed" if method == "interval_bound" else "normal", 0.1)
     plan = Schedule(epochs, batch=8, lr=lr)
     return Cell("small", "4fc", 5, method, layers, law, reading, input_law, mix, plan)

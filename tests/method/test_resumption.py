@@ -20,7 +20,7 @@ from lat.resumption import ResumptionError, Store, own_draws
 
 __all__ = ["more_networks"]
 
-OTHERS = [name for name in DEFENCES if name not in ("standard", "layerwise")]
+OTHERS = [name for name in DEFENCES if name not in ("standard", "interval_bound", "layerwise")]
 CASES: dict[str, Cell] = {
     **{name: cell(name) for name in DEFENCES},
     **{f"{name}+layerwise": cell(f"{name}+layerwise") for name in OTHERS},

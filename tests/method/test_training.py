@@ -16,7 +16,7 @@ from lat.cells import Cell, Schedule, own_seed, shared_seed
 from lat.defences.base import Defence
 
 LAYERS = ("fc1", "fc2", "fc3", "fc4")
-METHODS = ["standard", "fgsm", "fgsm_previous", "noise", "pgd", "layerwise", "fgsm+layerwise"]
+METHODS = ["standard", "fgsm", "fgsm_previous", "noise", "pgd", "interval_bound", "layerwise", "fgsm+layerwise"]
 
 
 def images(n: int = 30, seed: int = 0, classes: int = CLASSES) -> tuple[Tensor, Tensor]:
