@@ -80,8 +80,9 @@ def opened(model: nn.Module, x: Images) -> tuple[nn.Module, nn.Module, nn.Linear
         raise Skipped(f"{type(model).__name__} does not end in nn.Linear")
     last = f"0.{calls[-1][0]}".rstrip(".")
     features, readable = nn.Sequential(copy.deepcopy(model)).eval(), nn.Sequential(copy.deepcopy(model)).eval()
-    size = features.get_submodule(last).in_features
-    readout = nn.Linear(int(size), 2).to(device=x.device, dtype=x.dtype)
+    replaced = features.get_submodule(last)
+    assert isinstance(replaced, nn.Linear)
+    readout = nn.Linear(replaced.in_features, 2).to(device=x.device, dtype=x.dtype)
     features.set_submodule(last, nn.Identity())
     readable.set_submodule(last, readout)
     return features, readable, readout
