@@ -22,8 +22,10 @@ from lat.cells import seed_for
 from lat.findings import Result
 from lat.types import Images
 
-RIDGE = 1e-3
-"""Added to the spread of the inner points in every direction, as a part of its mean over the directions."""
+RIDGE = 1.0
+"""Added to the spread of the inner points in every direction, as a part of its mean over the directions. With a small
+one the read-out looks where the inner points hardly spread, which is where ReLUs switch, and an honest network that is
+nearly linear is not broken along its gradient."""
 
 
 def breakable(check: str, subject: Subject, given: Mapping[str, Any]) -> list[Result]:
