@@ -168,7 +168,11 @@ class Run:
         if step == "audit":
             audit = self.audits[entry.scale]
             transfer = {"attack": audit.transfer, "surrogates": list(audit.surrogates)} if audit.transfer else None
-            own = {"attacks": dict(audit.attacks), "checks": dict(audit.checks), "transfer": transfer}
+            checks = {
+                name: {key: value for key, value in given.items() if key not in TOLD}
+                for name, given in audit.checks.items()
+            }
+            own = {"attacks": dict(audit.attacks), "checks": checks, "transfer": transfer}
             return found | {"part": self.part} | own
         return found
 
@@ -362,10 +366,7 @@ def _audit(
     own = chosen(config["attacks"]["file"], "attacks", given["attacks"], "audit.attacks")
     if twice := sorted(set(own) & set(attacks)):
         raise RunError(f"audit.attacks: {twice[0]!r} is among the run's attacks already; leave it out here")
-    checks = {
-        name: {key: value for key, value in settings.items() if key not in TOLD}
-        for name, settings in findings.chosen(described(given["file"], "audit"), given["checks"]).items()
-    }
+    checks = findings.chosen(described(given["file"], "audit"), given["checks"])
     if given["transfer"] is None:
         return Audit(own, checks)
     attack, surrogates = given["transfer"]["attack"], given["transfer"]["cells"]

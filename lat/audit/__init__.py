@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lat.audit.breakable import breakable
+from lat.audit.binarization import breakable
 from lat.audit.certificates import certified
 from lat.audit.containment import ball_and_box
 from lat.audit.gradients import converged, scaled_logits, zero_gradients

@@ -22,8 +22,10 @@ from lat.cells import seed_for
 from lat.findings import Result
 from lat.types import Images
 
-RIDGE = 1e-3
-"""Added to the spread of the inner points in every direction, as a part of its mean over the directions."""
+RIDGE = 1.0
+"""Added to the spread of the inner points in every direction, as a part of its mean over the directions. With a small
+one the read-out looks where the inner points hardly spread, which is where ReLUs switch, and an honest network that is
+nearly linear is not broken along its gradient."""
 
 
 def breakable(check: str, subject: Subject, given: Mapping[str, Any]) -> list[Result]:
@@ -80,8 +82,9 @@ def opened(model: nn.Module, x: Images) -> tuple[nn.Module, nn.Module, nn.Linear
         raise Skipped(f"{type(model).__name__} does not end in nn.Linear")
     last = f"0.{calls[-1][0]}".rstrip(".")
     features, readable = nn.Sequential(copy.deepcopy(model)).eval(), nn.Sequential(copy.deepcopy(model)).eval()
-    size = features.get_submodule(last).in_features
-    readout = nn.Linear(int(size), 2).to(device=x.device, dtype=x.dtype)
+    replaced = features.get_submodule(last)
+    assert isinstance(replaced, nn.Linear)
+    readout = nn.Linear(replaced.in_features, 2).to(device=x.device, dtype=x.dtype)
     features.set_submodule(last, nn.Identity())
     readable.set_submodule(last, readout)
     return features, readable, readout

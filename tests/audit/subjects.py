@@ -1,0 +1,96 @@
+"""Subjects for the audit: verdicts written by hand, and networks whose answers are known or masked on purpose."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from torch import Tensor, nn
+
+from lat.attacks import Attack, from_settings
+from lat.audit import Subject
+from lat.evaluation import evaluate, worst_case
+
+CONFIG = Path(__file__).resolve().parents[2] / "config"
+SETTINGS: dict[str, dict[str, Any]] = yaml.safe_load((CONFIG / "audit.yaml").read_text())
+ATTACKS: Mapping[str, Attack] = from_settings(yaml.safe_load((CONFIG / "attacks.yaml").read_text()))
+Verdict = tuple[Sequence[int], Sequence[bool]]
+
+
+def counted(robust: int, n: int, first: int = 0) -> Verdict:
+    """Verdicts on the images first … first + n - 1, of which the leading ones are robust."""
+    return range(first, first + n), [k < robust for k in range(n)]
+
+
+def written(verdicts: Mapping[str, Verdict], n: int = 1000, worst: Sequence[bool] | None = None) -> Subject:
+    """A subject with these verdicts on n images; its network is never asked."""
+    return Subject(
+        model=nn.Flatten(),
+        x=torch.zeros(n, 1, 1, 2),
+        y=torch.zeros(n, dtype=torch.int64),
+        verdicts={name: (np.array(i, dtype=np.int64), np.array(v, dtype=np.bool_)) for name, (i, v) in verdicts.items()},
+        clean=np.ones(n, dtype=np.bool_),
+        attacks=ATTACKS,
+        classes=10,
+        seed=0,
+        worst=None if worst is None else np.array(worst, dtype=np.bool_),
+    )
+
+
+def asked(model: nn.Module, x: Tensor, y: Tensor, attacks: Mapping[str, Attack] | None = None) -> Subject:
+    """A subject without verdicts, whose network the checks ask."""
+    with torch.no_grad():
+        clean = (model(x).argmax(1) == y).numpy()
+    return Subject(model, x, y, {}, clean, ATTACKS if attacks is None else attacks, 10, 0)
+
+
+def evaluated(model: nn.Module, x: Tensor, y: Tensor, names: Sequence[str]) -> Subject:
+    """A subject with the verdicts of these attacks of config/attacks.yaml."""
+    attacks = {name: attack for name, attack in ATTACKS.items() if name.partition("@")[0] in names}
+    found = evaluate(model, x, y, attacks, seed=0)
+    verdicts = {name: (found.index[name], robust) for name, robust in found.verdicts.items()}
+    whole = [name for name in SETTINGS["worst_case"]["attacks"] if name in verdicts]
+    worst = worst_case(found.verdicts, whole)
+    return Subject(model, x, y, verdicts, found.clean, attacks, 10, 0, worst)
+
+
+def two_scores(score: Tensor) -> Tensor:
+    """Logits of two classes from the score of the second."""
+    return torch.stack([torch.zeros_like(score), score], 1)
+
+
+class Quantised(nn.Module):
+    """Images on a staircase of `levels` steps: nothing differentiable is left."""
+
+    def __init__(self, levels: int) -> None:
+        super().__init__()
+        self.levels = levels
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x * self.levels).round() / self.levels
+
+
+class Noisy(nn.Module):
+    """Gaussian noise on the images, when the network is tested too."""
+
+    def __init__(self, deviation: float) -> None:
+        super().__init__()
+        self.deviation = deviation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.deviation * torch.randn_like(x)
+
+
+class Times(nn.Module):
+    """Logits times a factor."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.factor * x

@@ -1,0 +1,130 @@
+"""Checks of verdicts: each fires past its threshold, and is silent at it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from subjects import ATTACKS, SETTINGS, counted, written
+
+from lat.attacks import SettingError
+from lat.audit import AuditError, Result, Subject, examine
+from lat.evaluation import sample_index
+
+
+def one(check: str, subject: Subject) -> Result:
+    (result,) = examine(subject, {check: SETTINGS[check]})
+    return result
+
+
+def test_a_worst_case_that_keeps_an_image_which_an_attack_broke_is_an_error() -> None:
+    verdicts = {"fgsm": counted(3, 4), "pgd": ([0, 1, 2, 3], [True, False, True, True])}
+    honest = one("worst_case", written(verdicts, 4, [True, False, True, False]))
+    assert honest == Result("worst_case", "passed", 50.0, 75.0, 4)
+    with pytest.raises(AuditError, match="counts 1 images as robust that pgd broke"):
+        examine(written(verdicts, 4, [True, True, True, False]), SETTINGS)
+
+
+def test_an_attack_on_a_sample_is_no_part_of_the_worst_case() -> None:
+    verdicts = {"fgsm": counted(4, 4), "pgd": ([1], [False])}
+    assert one("worst_case", written(verdicts, 4, [True] * 4)).status == "passed"
+    assert one("worst_case", written(verdicts, 4)).status == "skipped"
+
+
+@pytest.mark.parametrize(
+    ("check", "higher", "lower"),
+    [
+        ("single_step", "pgd", "fgsm"),
+        ("more_steps", "pgd", "pgd_twice"),
+        ("more_restarts", "pgd", "pgd_restarts"),
+    ],
+)
+def test_an_attack_may_be_weaker_by_half_a_point_and_no_more(check: str, higher: str, lower: str) -> None:
+    at = one(check, written({higher: counted(505, 1000), lower: counted(500, 1000)}))
+    assert (at.status, at.value, at.threshold, at.n) == ("passed", 0.5, 0.5, 1000)
+    past = one(check, written({higher: counted(506, 1000), lower: counted(500, 1000)}))
+    assert (past.status, past.value) == ("found", 0.6)
+    other_way = one(check, written({higher: counted(100, 1000), lower: counted(900, 1000)}))
+    assert (other_way.status, other_way.value) == ("passed", -80.0)
+
+
+def test_attacks_are_compared_on_the_images_that_both_saw() -> None:
+    verdicts = {"pgd": counted(10, 20), "fgsm": ([5, 12, 15], [True, False, False])}
+    result = one("single_step", written(verdicts, 20))
+    assert (result.status, result.value, result.n) == ("passed", 0.0, 3)
+    apart = written({"pgd": counted(5, 10), "fgsm": counted(5, 10, first=10)}, 20)
+    assert one("single_step", apart).status == "skipped"
+
+
+def test_attacks_of_different_threats_are_not_compared() -> None:
+    wrong = {"single_step": SETTINGS["single_step"] | {"iterative": "pgd_curve@0.2"}}
+    with pytest.raises(SettingError, match="compare attacks of one norm, radius and box"):
+        examine(written({"pgd_curve@0.2": counted(1, 2), "fgsm": counted(1, 2)}, 2), wrong)
+
+
+def test_accuracy_may_rise_with_the_radius_by_a_fifth_of_a_point_and_no_more() -> None:
+    def curve(*robust: int) -> Subject:
+        radii = ("0.02", "0.05", "0.1", "0.5", "1")
+        return written({f"pgd_curve@{r}": counted(k, 1000) for r, k in zip(radii, robust, strict=True)})
+
+    at = one("falls_with_radius", curve(900, 800, 500, 501, 502))
+    assert (at.status, at.value) == ("passed", 0.2)
+    past = one("falls_with_radius", curve(900, 800, 500, 501, 503))
+    assert (past.status, past.value) == ("found", 0.3)
+    below_the_least_radius = one("falls_with_radius", curve(100, 800, 500, 500, 500))
+    assert (below_the_least_radius.status, below_the_least_radius.value) == ("passed", 0.0)
+    assert one("falls_with_radius", written({"pgd_curve@0.5": counted(1, 2)}, 2)).status == "skipped"
+
+
+def test_a_large_ball_leaves_chance_and_the_largest_nothing() -> None:
+    def balls(half: int, whole: int) -> list[str]:
+        subject = written({"pgd_curve@0.5": counted(half, 1000), "pgd_curve@1": counted(whole, 1000)})
+        results = examine(subject, {"large_ball": SETTINGS["large_ball"]})
+        assert [result.check for result in results] == ["large_ball@0.5", "large_ball@1"]
+        return [result.status for result in results]
+
+    assert balls(100, 0) == ["passed", "passed"]
+    assert balls(101, 0) == ["found", "passed"]
+    assert balls(100, 1) == ["passed", "found"]
+
+
+def test_what_only_gradient_free_attacks_break_is_counted_image_by_image() -> None:
+    strong = {"pgd_restarts": counted(500, 1000), "apgd_t": counted(400, 1000)}
+    at = one("gradient_free", written({**strong, "square": counted(398, 1000)}))
+    assert (at.status, at.value) == ("passed", 0.2)
+    past = one("gradient_free", written({**strong, "square": counted(397, 1000)}))
+    assert (past.status, past.value) == ("found", 0.3)
+    elsewhere = one("gradient_free", written({**strong, "square": (range(1000), [k >= 3 for k in range(1000)])}))
+    assert (elsewhere.status, elsewhere.value) == ("found", 0.3), "with a higher accuracy than the ensemble"
+    assert one("gradient_free", written({"pgd_restarts": counted(5, 9), "square": counted(5, 9)}, 9)).status == "skipped"
+    assert one("gradient_free", written(strong)).status == "skipped"
+
+
+def test_one_image_that_only_noise_breaks_is_a_finding() -> None:
+    others = {"pgd": counted(500, 1000), "square": ([0, 1], [False, True])}
+    assert one("noise_alone", written(others | {"noise": ([0, 1], [False, True])})).status == "passed"
+    found = one("noise_alone", written(others | {"noise": ([0, 1, 2], [True, False, False])}))
+    assert (found.status, found.value, found.n) == ("found", 1.0, 2), "the third was not seen by all"
+
+
+def test_without_verdicts_a_check_of_verdicts_is_skipped_with_a_reason() -> None:
+    of_verdicts = ["worst_case", "single_step", "more_steps", "more_restarts", "falls_with_radius", "large_ball"]
+    for check in [*of_verdicts, "gradient_free", "noise_alone"]:
+        result = one(check, written({}))
+        assert result.status == "skipped" and result.reason and math.isnan(result.value) and result.n is None
+
+
+def test_the_audit_looks_at_the_images_that_the_attacks_saw() -> None:
+    subject = written({}, 500)
+    for examples in (1, 70, 500, 501, None):
+        assert np.array_equal(subject.sample(examples), sample_index(500, examples))
+
+
+def test_every_attack_that_is_named_exists() -> None:
+    known = {*ATTACKS, "transfer"}  # which needs networks of its own, and is built where there are some
+    single = ("single", "iterative", "base", "stronger", "attack", "chance", "nothing", "noise")
+    several = ("attacks", "white_box", "needed", "outside", "others")
+    for name, given in SETTINGS.items():
+        named = {given[key] for key in single if key in given} | {a for key in several for a in given.get(key, [])}
+        assert named <= known, name
