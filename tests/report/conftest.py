@@ -36,6 +36,9 @@ class Run:
     config: Mapping[str, Any]
     entries: Sequence[Entry]
 
+    def steps(self, entry: Entry) -> tuple[str, ...]:
+        return ("train", "attack")
+
 
 def cell_of(name: str, width: int, epochs: int, dataset: str) -> Cell:
     """A cell of the kind that its name says: words after a blank change its batch size."""

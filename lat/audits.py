@@ -1,0 +1,125 @@
+"""What the audits of a run found, cell by cell: what stronger attacks leave, and each check that speaks against it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from lat.findings import STATUSES, Result, words
+from lat.measured import WORST_CASE, Ledger, Plan, Rows, Scale, figure
+
+STEP = "audit"
+FIXED = "fixed_attacks"
+CERTIFIED = "certified"
+
+
+def summary(
+    ledger: Ledger, plan: Plan, labels: Mapping[tuple[str, str], str], settings: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The audits of every scale that has one: `scales` with a line a cell, `checks` with how many results had which
+    status, and `findings`, each as the sentence that `settings` (config/audit.yaml) has for it.
+
+    `labels` are the names that cells go by, by (scale, cell). Accuracies are means over seeds, in per cent.
+    """
+    scales, findings, counts = [], [], {name: Counter[str]() for name in settings}
+    for scale in (scale for scale in plan.scales if STEP in plan.steps.get(scale.name, ())):
+        cells = {cell: audited(ledger.rows(scale.name, cell, plan.slugs)) for cell in scale.cells}
+        names = {cell: labels.get((scale.name, cell), cell) for cell in scale.cells}
+        for cell, rows in cells.items():
+            found = results(rows)
+            for seed_results in found.values():
+                for result in seed_results:
+                    counts[result.check.partition("@")[0]][result.status] += 1
+            findings += list(_findings(scale.name, names[cell], found, settings))
+        scales.append(_scale(scale, cells, names, ledger, plan))
+    return {
+        "scales": scales,
+        "checks": [{"check": name} | {key: counts[name][key] for key in STATUSES} for name in settings if counts[name]],
+        "statuses": list(STATUSES),
+        "findings": findings,
+    }
+
+
+def audited(rows: Rows) -> Rows:
+    """Those rows of a cell that its audit measured, without the seeds that diverged: nothing is claimed for those."""
+    return [row for row in rows if row["step"] == STEP and row["status"] != "diverged"]
+
+
+def results(rows: Rows) -> dict[int, list[Result]]:
+    """Seed -> the results of its checks, in the ledger's order."""
+    found: dict[int, list[Result]] = {}
+    limits = {(row["seed"], row["attack"]): float(row["value"]) for row in rows if row["metric"] == "threshold"}
+    for row in rows:
+        if row["metric"] in STATUSES:
+            n = None if row["n"] != row["n"] else int(row["n"])
+            limit = limits.get((row["seed"], row["attack"]), float("nan"))
+            result = Result(row["attack"], row["metric"], float(row["value"]), limit, n)
+            found.setdefault(int(row["seed"]), []).append(result)
+    return found
+
+
+def _findings(
+    scale: str, row: str, found: Mapping[int, Sequence[Result]], settings: Mapping[str, Mapping[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    """One entry a check that speaks against the cell: in how many of its seeds, and the sentence of the worst."""
+    by_check: dict[str, list[Result]] = {}
+    for result in (result for seed in sorted(found) for result in found[seed] if result.status == "found"):
+        by_check.setdefault(result.check, []).append(result)
+    for check, mine in by_check.items():
+        worst = max(mine, key=lambda result: abs(result.value - result.threshold))
+        said = words(check, worst.status, worst.value, worst.threshold, worst.n, settings)
+        yield {"scale": scale, "row": row, "check": check, "seeds": len(mine), "of": len(found), "words": said}
+
+
+def _scale(
+    scale: Scale, cells: Mapping[str, Rows], names: Mapping[str, str], ledger: Ledger, plan: Plan
+) -> dict[str, Any]:
+    """A scale's attacks beyond the tables', its certified radii, and a line a cell."""
+    attacks = list(
+        dict.fromkeys(
+            row["attack"]
+            for rows in cells.values()
+            for row in rows
+            if row["metric"] == "robust_accuracy" and row["attack"] not in (WORST_CASE, FIXED)
+        )
+    )
+    radii = list(
+        dict.fromkeys(
+            row["attack"] for rows in cells.values() for row in rows if row["attack"].startswith(f"{CERTIFIED}@")
+        )
+    )
+    lines = []
+    for cell, rows in cells.items():
+        state = figure(ledger.rows(scale.name, cell, plan.slugs), "clean")
+        found = [result for results_ in results(rows).values() for result in results_]
+        lines.append(
+            {
+                "row": names[cell],
+                "favourable": cell.endswith("_best"),
+                "reason": "" if rows else state.reason or "failed or unfinished",
+                "attacks": {name: _percent(rows, name) for name in (*attacks, FIXED, WORST_CASE)},
+                "certified": {name: _mean(rows, name, "noted") for name in radii},
+                "found": sum(result.status == "found" for result in found),
+                "made": sum(result.status != "skipped" for result in found),
+                "images": _images(rows),
+            }
+        )
+    return {"scale": scale.name, "width": scale.width, "attacks": attacks, "radii": radii, "lines": lines}
+
+
+def _percent(rows: Rows, attack: str) -> str:
+    found = figure(rows, attack, step=STEP).estimate if rows else None
+    return f"{100 * found.mean:.1f}" if found else ""
+
+
+def _mean(rows: Rows, attack: str, metric: str) -> str:
+    """The mean of what is in per cent already."""
+    values = [float(row["value"]) for row in rows if (row["attack"], row["metric"]) == (attack, metric)]
+    return f"{sum(values) / len(values):.1f}" if values else ""
+
+
+def _images(rows: Rows) -> int | None:
+    """On how many images the worst case over all attacks is counted."""
+    counted = [int(row["n"]) for row in rows if row["attack"] == WORST_CASE and row["metric"] == "robust_accuracy"]
+    return min(counted, default=None)
