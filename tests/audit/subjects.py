@@ -32,7 +32,9 @@ def written(verdicts: Mapping[str, Verdict], n: int = 1000, worst: Sequence[bool
         model=nn.Flatten(),
         x=torch.zeros(n, 1, 1, 2),
         y=torch.zeros(n, dtype=torch.int64),
-        verdicts={name: (np.array(i, dtype=np.int64), np.array(v, dtype=np.bool_)) for name, (i, v) in verdicts.items()},
+        verdicts={
+            name: (np.array(i, dtype=np.int64), np.array(v, dtype=np.bool_)) for name, (i, v) in verdicts.items()
+        },
         clean=np.ones(n, dtype=np.bool_),
         attacks=ATTACKS,
         classes=10,

@@ -72,7 +72,8 @@ def test_a_network_trained_with_pgd_passes(defended: Trained) -> None:
 
 
 def test_an_undefended_network_is_weak_and_not_masked(undefended: Trained) -> None:
-    assert findings(audited(*undefended)) == set()
+    """Only more steps and restarts may find more, by an image or two: what it says of PGD it does not say of gradients."""
+    assert findings(audited(*undefended)) <= {"more_steps", "more_restarts"}
 
 
 def test_saturated_logits_are_caught(undefended: Trained) -> None:
@@ -90,7 +91,7 @@ def test_quantised_input_is_caught(undefended: Trained) -> None:
 
 def test_a_random_layer_is_caught(undefended: Trained) -> None:
     model, x, y = undefended
-    results = audited(nn.Sequential(Noisy(0.2), model), x, y)
+    results = audited(nn.Sequential(Noisy(0.2), model), x[:60], y[:60])
     assert findings(results) >= {"repeated_passes"}
 
 
@@ -100,14 +101,14 @@ def test_dropout_that_is_never_switched_off_is_caught(undefended: Trained) -> No
             return nn.functional.dropout(x, 0.3, training=True)
 
     model, x, y = undefended
-    assert findings(audited(nn.Sequential(Dropped(), model), x, y)) >= {"repeated_passes"}
+    assert findings(audited(nn.Sequential(Dropped(), model), x[:60], y[:60])) >= {"repeated_passes"}
 
 
 def test_transfer_finds_what_a_staircase_hides(undefended: Trained) -> None:
     """The point of the check `gradient_free`: PGD on the network without its staircase breaks what PGD on it does not."""
     model, x, y = undefended
     masked = nn.Sequential(Quantised(16), model)
-    subject = evaluated(masked, x, y, ("pgd_restarts",))
+    subject = evaluated(masked, x, y, ("pgd", "pgd_restarts"))
     transfer = Transfer(ATTACKS["pgd"], {"without the staircase": model})
     robust = run_attack(masked, x, y, range(len(x)), transfer, 0).robust.numpy()
     index, restarts = subject.verdicts["pgd_restarts"]

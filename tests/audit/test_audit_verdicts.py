@@ -97,7 +97,9 @@ def test_what_only_gradient_free_attacks_break_is_counted_image_by_image() -> No
     assert (past.status, past.value) == ("found", 0.3)
     elsewhere = one("gradient_free", written({**strong, "square": (range(1000), [k >= 3 for k in range(1000)])}))
     assert (elsewhere.status, elsewhere.value) == ("found", 0.3), "with a higher accuracy than the ensemble"
-    assert one("gradient_free", written({"pgd_restarts": counted(5, 9), "square": counted(5, 9)}, 9)).status == "skipped"
+    assert (
+        one("gradient_free", written({"pgd_restarts": counted(5, 9), "square": counted(5, 9)}, 9)).status == "skipped"
+    )
     assert one("gradient_free", written(strong)).status == "skipped"
 
 
