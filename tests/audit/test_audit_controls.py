@@ -72,7 +72,7 @@ def test_a_network_trained_with_pgd_passes(defended: Trained) -> None:
 
 
 def test_an_undefended_network_is_weak_and_not_masked(undefended: Trained) -> None:
-    """Only more steps and restarts may find more, by an image or two: what it says of PGD it does not say of gradients."""
+    """More steps or restarts may find an image or two more: PGD is short there, which is no masking."""
     assert findings(audited(*undefended)) <= {"more_steps", "more_restarts"}
 
 
@@ -105,7 +105,7 @@ def test_dropout_that_is_never_switched_off_is_caught(undefended: Trained) -> No
 
 
 def test_transfer_finds_what_a_staircase_hides(undefended: Trained) -> None:
-    """The point of the check `gradient_free`: PGD on the network without its staircase breaks what PGD on it does not."""
+    """PGD on the network without its staircase breaks what PGD on the network itself does not."""
     model, x, y = undefended
     masked = nn.Sequential(Quantised(16), model)
     subject = evaluated(masked, x, y, ("pgd", "pgd_restarts"))

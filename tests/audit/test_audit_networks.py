@@ -164,7 +164,7 @@ class Wavering(nn.Module):
 
 
 def test_accuracy_on_fresh_draws_may_differ_by_a_point_and_no_more() -> None:
-    """Every second rescoring is wrong on the wavering images, the attack's own is not: half of them is the difference."""
+    """Every second rescoring is wrong on the wavering images, the attack's own is not: half of them differ."""
     x, y = grey(100)
     fixed = {"pgd": replace(ATTACKS["fgsm"])}
     for wavering in (0, 2, 3):
@@ -226,10 +226,10 @@ def test_features_that_tell_nothing_apart_are_no_self_test() -> None:
 def test_the_excess_is_measured_outside_ball_and_box(norm: str) -> None:
     x = np.array([[0.5, 0.5], [0.95, 0.5]])
     threat = Threat(norm, 0.1)
-    assert excess(x + [[0.1, 0.0], [0.05, 0.0]], x, threat) == pytest.approx(0, abs=1e-15)
-    assert excess(x + [[-0.13, 0.0], [0.0, 0.0]], x, threat) == pytest.approx(0.03)
-    assert excess(x + [[0.0, 0.0], [0.07, 0.0]], x, threat) == pytest.approx(0.02)
-    assert excess(x - [[0.6, 0.0], [0.0, 0.0]], x, Threat(norm, None)) == pytest.approx(0.1)
+    assert excess(x + np.array([[0.1, 0.0], [0.05, 0.0]]), x, threat) == pytest.approx(0, abs=1e-15)
+    assert excess(x + np.array([[-0.13, 0.0], [0.0, 0.0]]), x, threat) == pytest.approx(0.03)
+    assert excess(x + np.array([[0.0, 0.0], [0.07, 0.0]]), x, threat) == pytest.approx(0.02)
+    assert excess(x - np.array([[0.6, 0.0], [0.0, 0.0]]), x, Threat(norm, None)) == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize(

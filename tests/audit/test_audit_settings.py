@@ -130,7 +130,7 @@ def test_a_sentence_holds_the_figures() -> None:
 
 
 def test_words_that_are_missing_or_cannot_be_filled_in_are_named() -> None:
-    with pytest.raises(KeyError, match="add single_step.words.noted"):
+    with pytest.raises(KeyError, match=r"add single_step\.words\.noted"):
         words("single_step", "noted", 0.0, 0.0, 1, SETTINGS)
     for sentence in ("{excess}", "{value", "{value:.2q}"):
         wrong = copy.deepcopy(SETTINGS)
