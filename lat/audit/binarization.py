@@ -20,7 +20,9 @@ from lat.audit.subject import Skipped, Subject
 from lat.audit.verdicts import judged
 from lat.cells import seed_for
 from lat.findings import Result
-from lat.types import Images
+
+Image = Float[Tensor, "1 *shape"]
+Points = Float[Tensor, "m *shape"]
 
 RIDGE = 1.0
 """Added to the spread of the inner points in every direction, as a part of its mean over the directions. With a small
@@ -60,7 +62,7 @@ def breakable(check: str, subject: Subject, given: Mapping[str, Any]) -> list[Re
     return judged(check, value, given["share"], made, found=value < given["share"])
 
 
-def opened(model: nn.Module, x: Images) -> tuple[nn.Module, nn.Module, nn.Linear]:
+def opened(model: nn.Module, x: Image) -> tuple[nn.Module, nn.Module, nn.Linear]:
     """Two copies of the network with another last layer: none, so that its input comes out, and a new one of two
     classes, which is returned too.
 
@@ -90,7 +92,7 @@ def opened(model: nn.Module, x: Images) -> tuple[nn.Module, nn.Module, nn.Linear
     return features, readable, readout
 
 
-def _points(x: Images, threat: Threat, draws: Draws, count: int) -> Images:
+def _points(x: Image, threat: Threat, draws: Draws, count: int) -> Points:
     """The image (1, ...) and `count` uniform points of its ball, in the box: (1 + count, ...)."""
     found = [x]
     for _ in range(count):
@@ -99,14 +101,14 @@ def _points(x: Images, threat: Threat, draws: Draws, count: int) -> Images:
     return torch.cat(found)
 
 
-def _edge(x: Images, threat: Threat, draws: Draws) -> Images:
+def _edge(x: Image, threat: Threat, draws: Draws) -> Image:
     """A random point of the edge of the ball, in the box: (1, ...). In L-infinity, a corner."""
     shift = norms.steepest_direction(draws.normal(x), threat.norm) * threat.ball
     return norms.project(x + shift, x, threat.ball, threat.norm, threat.box)
 
 
 def _separate(
-    features: nn.Module, readable: nn.Module, readout: nn.Linear, inner: Images, hidden: Images, closeness: float
+    features: nn.Module, readable: nn.Module, readout: nn.Linear, inner: Points, hidden: Image, closeness: float
 ) -> bool:
     """Sets the read-out to class 0 on the inner points and class 1 on the hidden one; whether that is so in the end."""
     with torch.no_grad():

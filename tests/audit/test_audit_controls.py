@@ -1,0 +1,121 @@
+"""Networks whose gradients are masked on purpose are caught, one that is trained with PGD passes: on real digits."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from subjects import ATTACKS, SETTINGS, Noisy, Quantised, Times, evaluated
+from torch import Tensor, nn
+
+from lat.attacks import Transfer, run_attack
+from lat.audit import Result, examine
+from lat.findings import chosen
+
+ATTACKED = ("fgsm", "ifgsm", "pgd", "cw", "pgd_twice", "pgd_restarts", "pgd_curve")
+Trained = tuple[nn.Module, Tensor, Tensor]
+
+
+def trained(adversarial: bool) -> Trained:
+    """A 64-64-64-10 network on 1,200 digits, on PGD examples of radius 0.1 if it is told so, and 300 other images."""
+    images, labels = load_digits(return_X_y=True)
+    x = torch.tensor(images, dtype=torch.float32).view(-1, 1, 8, 8) / 16
+    y = torch.tensor(labels, dtype=torch.int64)
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    x, y = x[order], y[order]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)
+        )
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        for _ in range(12):
+            for rows in torch.randperm(1200).split(100):
+                seen = x[rows]
+                for _ in range(7 if adversarial else 0):
+                    seen = seen.requires_grad_()
+                    (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(model(seen), y[rows]), seen)
+                    moved = seen.detach() + 0.025 * gradient.sign()
+                    seen = (x[rows] + (moved - x[rows]).clamp(-0.1, 0.1)).clamp(0, 1)
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(model(seen), y[rows]).backward()
+                optimizer.step()
+    return model.eval(), x[1200:1500], y[1200:1500]
+
+
+@pytest.fixture(scope="module")
+def undefended() -> Trained:
+    return trained(adversarial=False)
+
+
+@pytest.fixture(scope="module")
+def defended() -> Trained:
+    return trained(adversarial=True)
+
+
+def audited(model: nn.Module, x: Tensor, y: Tensor, checks: str = "all") -> dict[str, Result]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        subject = evaluated(model.eval(), x, y, ATTACKED)
+        return {result.check: result for result in examine(subject, chosen(SETTINGS, checks))}
+
+
+def findings(results: dict[str, Result]) -> set[str]:
+    return {check for check, result in results.items() if result.status == "found"}
+
+
+def test_a_network_trained_with_pgd_passes(defended: Trained) -> None:
+    results = audited(*defended)
+    assert findings(results) == set()
+    skipped = {check for check, result in results.items() if result.status == "skipped"}
+    assert skipped == {"gradient_free", "noise_alone"}, "whose attacks take longer than a test"
+    assert results["certified@0.002"].n
+    assert results["breakable"].n
+
+
+def test_an_undefended_network_is_weak_and_not_masked(undefended: Trained) -> None:
+    """More steps or restarts may find an image or two more: PGD is short there, which is no masking."""
+    assert findings(audited(*undefended)) <= {"more_steps", "more_restarts"}
+
+
+def test_saturated_logits_are_caught(undefended: Trained) -> None:
+    model, x, y = undefended
+    results = audited(nn.Sequential(model, Times(1000.0)), x, y)
+    assert findings(results) >= {"zero_gradients", "scaled_logits", "large_ball@1"}
+
+
+def test_quantised_input_is_caught(undefended: Trained) -> None:
+    model, x, y = undefended
+    results = audited(nn.Sequential(Quantised(16), model), x, y)
+    assert findings(results) >= {"zero_gradients", "large_ball@1", "breakable"}
+    assert results["zero_gradients"].value == 1.0
+
+
+def test_a_random_layer_is_caught(undefended: Trained) -> None:
+    model, x, y = undefended
+    results = audited(nn.Sequential(Noisy(0.2), model), x[:60], y[:60], "cheap")
+    assert findings(results) >= {"repeated_passes"}
+
+
+def test_dropout_that_is_never_switched_off_is_caught(undefended: Trained) -> None:
+    class Dropped(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.dropout(x, 0.3, training=True)
+
+    model, x, y = undefended
+    assert findings(audited(nn.Sequential(Dropped(), model), x[:60], y[:60], "cheap")) >= {"repeated_passes"}
+
+
+def test_transfer_finds_what_a_staircase_hides(undefended: Trained) -> None:
+    """PGD on the network without its staircase breaks what PGD on the network itself does not."""
+    model, x, y = undefended
+    masked = nn.Sequential(Quantised(16), model)
+    subject = evaluated(masked, x, y, ("pgd", "pgd_restarts"))
+    transfer = Transfer(ATTACKS["pgd"], {"without the staircase": model})
+    robust = run_attack(masked, x, y, range(len(x)), transfer, 0).robust.numpy()
+    index, restarts = subject.verdicts["pgd_restarts"]
+    verdicts = {"pgd_restarts": (index, restarts), "transfer": (index, robust)}
+    attacks = {**subject.attacks, "transfer": transfer}
+    settings = {"gradient_free": SETTINGS["gradient_free"] | {"needed": ["pgd_restarts"]}}
+    (result,) = examine(type(subject)(masked, x, y, verdicts, subject.clean, attacks, 10, 0), settings)
+    assert result.status == "found" and result.value > 10

@@ -1,0 +1,143 @@
+"""config/audit.yaml says everything; a slip in it is an error that names check and key, and every result has words."""
+
+from __future__ import annotations
+
+import copy
+import re
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from subjects import CONFIG, SETTINGS
+
+from lat.attacks import SettingError
+from lat.audit import CHECKS, check_settings
+from lat.audit.settings import KEYS
+from lat.findings import chosen, words
+
+CHEAP = {
+    "worst_case",
+    "single_step",
+    "falls_with_radius",
+    "large_ball",
+    "zero_gradients",
+    "repeated_passes",
+    "ball_and_box",
+}
+
+
+@pytest.fixture(scope="module")
+def schema() -> jsonschema.Draft202012Validator:
+    loaded = yaml.safe_load((CONFIG.parent / "workflow/schemas/audit.schema.yaml").read_text())
+    jsonschema.Draft202012Validator.check_schema(loaded)
+    return jsonschema.Draft202012Validator(loaded)
+
+
+def refused(schema: jsonschema.Draft202012Validator, settings: dict[str, Any], message: str) -> None:
+    assert list(schema.iter_errors(settings))
+    with pytest.raises(SettingError, match=message):
+        check_settings(settings)
+
+
+def test_the_settings_are_valid_and_hold_every_check(schema: jsonschema.Draft202012Validator) -> None:
+    schema.validate(SETTINGS)
+    check_settings(SETTINGS)
+    assert list(SETTINGS) == list(CHECKS) == list(KEYS)
+
+
+def test_the_schema_knows_the_keys_that_the_checks_have(schema: jsonschema.Draft202012Validator) -> None:
+    for name, (own, statuses) in KEYS.items():
+        known = schema.schema["$defs"][name]
+        assert set(known["properties"]) == set(known["required"]) == {"cost", *own, "words"}, name
+        assert set(known["properties"]["words"]["required"]) == set(statuses), name
+
+
+def test_the_thresholds_are_those_that_the_project_set_itself() -> None:
+    points = {name: given["points"] for name, given in SETTINGS.items() if "points" in given}
+    assert points == {
+        "single_step": 0.5,
+        "more_steps": 0.5,
+        "more_restarts": 0.5,
+        "falls_with_radius": 0.2,
+        "gradient_free": 0.2,
+        "scaled_logits": 1.0,
+        "fresh_draws": 1.0,
+    }
+    shares = {name: given["share"] for name, given in SETTINGS.items() if "share" in given}
+    assert shares == {"converged": 0.05, "zero_gradients": 0.01, "breakable": 0.95}
+    assert (SETTINGS["repeated_passes"]["difference"], SETTINGS["noise_alone"]["images"]) == (1e-4, 0)
+    assert SETTINGS["fresh_draws"]["draws"] >= 20
+    assert SETTINGS["scaled_logits"]["factors"] == [0.1, 10.0]
+
+
+def test_a_run_asks_for_the_cheap_checks_or_for_all() -> None:
+    assert set(chosen(SETTINGS, "cheap")) == CHEAP
+    assert chosen(SETTINGS, "all") == SETTINGS
+    with pytest.raises(ValueError, match="checks: 'some' is not known; use all or cheap"):
+        chosen(SETTINGS, "some")
+
+
+def test_a_key_left_out_or_too_many_is_an_error_that_names_it(schema: jsonschema.Draft202012Validator) -> None:
+    for name, given in SETTINGS.items():
+        for key in given:
+            lacking = {name: {k: v for k, v in given.items() if k != key}}
+            refused(schema, lacking, rf"^{name}: {key}: missing")
+        refused(schema, {name: {**given, "limit": 1}}, rf"^{name}: limit: unknown to")
+    refused(schema, {"worst": SETTINGS["worst_case"]}, "^worst: no such check; use one of worst_case,")
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("worst_case", "cost", "free"),
+        ("worst_case", "attacks", []),
+        ("worst_case", "attacks", ["pgd", "pgd"]),
+        ("single_step", "single", ""),
+        ("single_step", "points", -0.5),
+        ("converged", "last_steps", 0),
+        ("converged", "share", 1.5),
+        ("converged", "examples", 0),
+        ("falls_with_radius", "from", "0.05"),
+        ("scaled_logits", "factors", [0.1, 0]),
+        ("scaled_logits", "shift", 0),
+        ("repeated_passes", "passes", 2.5),
+        ("fresh_draws", "draws", True),
+        ("breakable", "closeness", -1),
+        ("certified", "radii", []),
+        ("certified", "attacked", None),
+    ],
+)
+def test_an_impossible_value_is_an_error_that_names_check_and_key(
+    schema: jsonschema.Draft202012Validator, name: str, key: str, value: object
+) -> None:
+    refused(schema, {name: SETTINGS[name] | {key: value}}, rf"^{name}: {key}: {re.escape(repr(value))}")
+
+
+def test_every_result_has_a_sentence_that_can_be_filled_in() -> None:
+    for name, (_, statuses) in KEYS.items():
+        for status in statuses:
+            said = words(f"{name}@0.1", status, 0.25, 0.5, 1000, SETTINGS)
+            assert said.endswith(".") and "{" not in said and "nan" not in said, said
+
+
+def test_a_sentence_holds_the_figures() -> None:
+    found = words("single_step", "found", 1.5, 0.5, 1000, SETTINGS)
+    assert "1.50 points above" in found and "limit 0.5 points, 1000 images" in found
+    assert words("certified@0.01", "noted", 25.7, float("nan"), 2570, SETTINGS) == (
+        "Interval bounds certify 25.70 % of the images at radius 0.01 (2570 of them), and no attack breaks one."
+    )
+
+
+def test_words_that_are_missing_or_cannot_be_filled_in_are_named() -> None:
+    with pytest.raises(KeyError, match=r"add single_step\.words\.noted"):
+        words("single_step", "noted", 0.0, 0.0, 1, SETTINGS)
+    for sentence in ("{excess}", "{value", "{value:.2q}"):
+        wrong = copy.deepcopy(SETTINGS)
+        wrong["single_step"]["words"]["found"] = sentence
+        with pytest.raises(SettingError, match=r"^single_step: words.found: .*cannot be filled in"):
+            check_settings(wrong)
+    lacking = copy.deepcopy(SETTINGS)
+    del lacking["single_step"]["words"]["found"]
+    with pytest.raises(SettingError, match=r"^single_step: words: .*one sentence for each of passed, found, skipped"):
+        check_settings(lacking)
