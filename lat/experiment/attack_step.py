@@ -15,8 +15,7 @@ from lat.cells import own_seed, seed_for
 from lat.environment import prepare_torch
 from lat.experiment.job import Job, Report, file_digest, load_weights, record_of
 from lat.ledger import Figure, Record
-
-WORST_CASE = ("fgsm", "ifgsm", "pgd", "eot", "cw")
+from lat.runs import WORST_CASE
 
 
 def attack(

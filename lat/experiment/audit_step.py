@@ -14,10 +14,10 @@ from lat import attacks, audit, data, evaluation, heartbeats, training
 from lat.cells import own_seed
 from lat.collection import SURROGATE, Folder
 from lat.environment import prepare_torch
-from lat.experiment.attack_step import WORST_CASE, attack_figures, told, whole_worst_case
+from lat.experiment.attack_step import attack_figures, told, whole_worst_case
 from lat.experiment.job import Job, Report, file_digest, load_weights, record_of
 from lat.ledger import Figure, Record
-from lat.runs import Entry, Run
+from lat.runs import WORST_CASE, Entry, Run
 
 TRANSFER = "transfer"
 

@@ -1,0 +1,91 @@
+"""The audits as the report tells them: every finding in words, means over seeds that did not diverge, gaps with why."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lat import audits
+from lat.ledger import COLUMNS
+from lat.measured import Plan, read_ledger
+
+ROOT = Path(__file__).resolve().parents[2]
+SETTINGS = yaml.safe_load((ROOT / "config/audit.yaml").read_text())
+LABELS = {("calibrated", "dnn"): "DNN", ("calibrated", "fc_4"): "FC Layer-4"}
+
+
+@pytest.fixture
+def told(tmp_path: Path, made: Callable[..., Any], written: Callable[..., Plan]) -> Callable[..., dict[str, Any]]:
+    """The summary of a run of two cells and two seeds, with these rows of its audits; (cell, seed, attack, metric,
+    value, n) each.
+    """
+
+    def tell(*rows: tuple[str, int, str, str, float, int | str], diverged: Any = ()) -> dict[str, Any]:
+        run = made(cells=["dnn", "fc_4"], scales=[("calibrated", 12, 2)])
+        plan = written(run, tmp_path, diverged=diverged)
+        plan = Plan(plan.name, plan.config, plan.scales, plan.slugs, {"calibrated": ("train", "attack", "audit")})
+        with (tmp_path / "ledger.csv").open("a", newline="") as stream:
+            writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
+            for cell, seed, attack, metric, value, n in rows:
+                own: Mapping[str, Any] = {
+                    "cell": cell, "seed": seed, "attack": attack, "metric": metric, "value": value, "n": n,
+                    "scale": "calibrated", "slug": plan.slugs["calibrated", cell], "step": "audit", "width": 12,
+                    "status": "diverged" if (cell, "calibrated", seed) in diverged else "ok", "model": "4fc",
+                    "dataset": "mnist", "method": "", "layers": "", "epsilon": "",
+                }  # fmt: skip
+                writer.writerow(own)
+        return audits.summary(read_ledger(tmp_path / "ledger.csv"), plan, LABELS, SETTINGS)
+
+    return tell
+
+
+def test_a_finding_is_the_sentence_of_the_worst_seed(told: Callable[..., dict[str, Any]]) -> None:
+    found = told(
+        ("dnn", 0, "single_step", "found", 0.75, 10000),
+        ("dnn", 0, "single_step", "threshold", 0.5, ""),
+        ("dnn", 1, "single_step", "found", 2.5, 10000),
+        ("dnn", 1, "single_step", "threshold", 0.5, ""),
+        ("fc_4", 0, "single_step", "passed", -1.0, 10000),
+        ("fc_4", 1, "single_step", "found", 0.6, 10000),
+    )
+    assert [(f["row"], f["check"], f["seeds"], f["of"]) for f in found["findings"]] == [
+        ("DNN", "single_step", 2, 2),
+        ("FC Layer-4", "single_step", 1, 2),
+    ]
+    assert "2.50 points above that under FGSM (limit 0.5 points, 10000 images)" in found["findings"][0]["words"]
+    assert found["checks"] == [{"check": "single_step", "passed": 1, "noted": 0, "found": 3, "skipped": 0}]
+
+
+def test_accuracies_are_means_over_seeds_in_per_cent(told: Callable[..., dict[str, Any]]) -> None:
+    found = told(
+        *[("dnn", seed, name, "robust_accuracy", value - seed / 10, 1000)
+          for seed in (0, 1) for name, value in (("apgd_t", 0.5), ("fixed_attacks", 0.6), ("worst_case", 0.4))],
+        *[("dnn", seed, "certified@0.01", "noted", 20.0 + 10 * seed, 250) for seed in (0, 1)],
+    )  # fmt: skip
+    (scale,) = found["scales"]
+    assert (scale["attacks"], scale["radii"]) == (["apgd_t"], ["certified@0.01"])
+    line = scale["lines"][0]
+    assert line["attacks"] == {"apgd_t": "45.0", "fixed_attacks": "55.0", "worst_case": "35.0"}
+    assert line["certified"] == {"certified@0.01": "25.0"}
+    assert line["images"] == 1000
+    assert (line["found"], line["made"]) == (0, 2)
+
+
+def test_a_cell_without_an_audit_says_why(told: Callable[..., dict[str, Any]]) -> None:
+    lost = {("dnn", "calibrated", 0), ("dnn", "calibrated", 1)}
+    found = told(("dnn", 0, "zero_gradients", "found", 1.0, 1000), diverged=lost)
+    reasons = {line["row"]: line["reason"] for line in found["scales"][0]["lines"]}
+    assert reasons == {"DNN": "diverged (2 of 2 seeds)", "FC Layer-4": "failed or unfinished"}
+    assert found["findings"] == [], "nothing is claimed for a diverged seed, so nothing speaks against it"
+
+
+def test_a_check_that_was_skipped_speaks_against_nothing(told: Callable[..., dict[str, Any]]) -> None:
+    found = told(("dnn", 0, "more_steps", "skipped", float("nan"), ""))
+    assert found["findings"] == []
+    assert found["checks"] == [{"check": "more_steps", "passed": 0, "noted": 0, "found": 0, "skipped": 1}]
+    assert found["scales"][0]["lines"][0]["made"] == 0

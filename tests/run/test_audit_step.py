@@ -1,0 +1,219 @@
+"""The audit as a step of the grid: its record says what was attacked and found, and is held to what it looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from small_run import made_record, scale, small_run
+
+from lat import evaluation, experiment
+from lat.collection import Folder, checked, collect, export, jobs, needs_weights, restore
+from lat.experiment import Audited, Job
+from lat.ledger import LedgerError, Record, read_records
+from lat.run_files import RunError
+from lat.runs import Run
+
+AUDIT = {
+    "file": "config/audit.yaml",
+    "checks": "cheap",
+    "attacks": ["mi_fgsm"],
+    "transfer": {"attack": "ifgsm", "cells": ["dnn", "fc_4"]},
+}
+ATTACKS = {"file": "config/attacks.yaml", "names": ["fgsm", "ifgsm", "pgd"]}
+
+
+def audited(**changes: Any) -> Run:
+    given = {"audit": AUDIT, "attacks": ATTACKS, "scales": [scale(width=32, seeds=2, cells=["dnn", "fc_4"])]} | changes
+    return small_run(**given)
+
+
+@pytest.fixture(scope="module")
+def run() -> Run:
+    return audited()
+
+
+@pytest.fixture(scope="module")
+def done(run: Run, tmp_path_factory: pytest.TempPathFactory, digits_root: Path) -> Folder:
+    """The whole run, collected."""
+    folder = Folder(tmp_path_factory.mktemp("audited"))
+    for step in ("train", "attack", "audit"):
+        for entry, seed, _ in (job for job in jobs(run) if job[2] == step):
+            job, record = Job.of(run, entry, seed, step, digits_root), folder.record(entry, seed, step)
+            weights, verdicts = folder.weights(entry, seed), folder.verdicts(entry, seed)
+            if step == "train":
+                experiment.train(job, weights, record)
+            elif step == "attack":
+                experiment.attack(job, run.attacks, run.part, weights, record, verdicts)
+            else:
+                experiment.audit_cell(job, run, entry, Audited.of(run, folder, entry, seed))
+    collect(run, folder, folder.root)
+    return folder
+
+
+def test_an_audit_says_what_it_looked_at_and_what_it_found(run: Run, done: Folder) -> None:
+    entry = run.entry("dnn")
+    record = Record.read(done.record(entry, 0, "audit"))
+    assert record.settings == run.settings(entry, "audit")
+    assert record.inputs["attacked"] == Record.read(done.record(entry, 0, "attack")).inputs["verdicts"]
+    for name in ("dnn", "fc_4"):
+        trained = Record.read(done.record(run.entry(name), 1, "train"))
+        assert record.inputs[f"surrogate {name}"] == trained.inputs["weights"], "of the other seed"
+    statuses = {f.attack: f.metric for f in record.figures if f.metric in ("passed", "noted", "found", "skipped")}
+    assert statuses["worst_case"] == statuses["ball_and_box"] == statuses["repeated_passes"] == "passed"
+    assert statuses["large_ball"] == "skipped", "this run has no PGD at several radii"
+    assert "certified" not in statuses, "which is not cheap"
+
+
+def test_the_worst_case_of_an_audit_is_over_all_attacks_of_both_steps(run: Run, done: Folder) -> None:
+    entry = run.entry("fc_4")
+    before = evaluation.load_verdicts(done.verdicts(entry, 0))
+    found = evaluation.load_verdicts(done.verdicts(entry, 0, "audit"))
+    assert set(found.verdicts) == {"mi_fgsm", "transfer"}
+    figures = Record.read(done.record(entry, 0, "audit")).figures
+    values = {f.attack: f.value for f in figures if f.metric == "robust_accuracy"}
+    fixed = before.verdicts["fgsm"] & before.verdicts["ifgsm"] & before.verdicts["pgd"]
+    assert values["fixed_attacks"] == fixed.mean()
+    assert values["worst_case"] == (fixed & found.verdicts["mi_fgsm"] & found.verdicts["transfer"]).mean()
+    assert values["transfer"] == found.verdicts["transfer"].mean()
+
+
+def test_what_an_audit_transfers_is_made_on_the_other_seeds_networks(run: Run, done: Folder, digits_root: Path) -> None:
+    from lat import attacks, data
+
+    entry = run.entry("dnn")
+    images = data.load("digits", "test", digits_root)
+    x, y = data.tensors(images, "cpu")
+
+    def network(name: str, seed: int) -> Any:
+        path = done.weights(run.entry(name), seed)
+        return experiment.load_weights(("4fc", 32), path, images.shape, images.classes)
+
+    model, inner = network("dnn", 0), attacks.from_settings(run.attacks)["ifgsm"]
+    standing = attacks.right(model(x), y)
+    for surrogate in (network("dnn", 1), network("fc_4", 1)):
+        made = attacks.run_attack(attacks.losses.Unjudged(surrogate), x, y, range(len(y)), inner, 0).adversarial
+        standing &= attacks.right(model(made), y)
+    found = evaluation.load_verdicts(done.verdicts(entry, 0, "audit"))
+    np.testing.assert_array_equal(found.verdicts["transfer"], standing.numpy())
+
+
+def test_an_audited_run_is_exported_put_back_and_derived_again(
+    run: Run, done: Folder, tmp_path: Path, digits_root: Path
+) -> None:
+    export(run, done, tmp_path / "kept")
+    lines = list(experiment.rederive(run, tmp_path / "kept", digits_root, 99))
+    assert len(lines) == 12
+    assert all(equal for _, equal in lines)
+    again = Folder(tmp_path / "again")
+    assert restore(run, tmp_path / "kept", again) == (12, 0)
+    assert collect(run, again, again.root) == []
+    entry = run.entry("dnn")
+    assert again.verdicts(entry, 1, "audit").read_bytes() == done.verdicts(entry, 1, "audit").read_bytes()
+    again.weights(entry, 1).unlink()
+    assert not needs_weights(run, again, entry, 1, "audit")
+
+
+def test_an_altered_figure_of_an_audit_comes_out_different(
+    run: Run, done: Folder, tmp_path: Path, digits_root: Path
+) -> None:
+    export(run, done, tmp_path)
+    path = tmp_path / "records.jsonl"
+    passed, found = (f'"attack": "ball_and_box", "metric": "{status}"' for status in ("passed", "found"))
+    assert passed in path.read_text()
+    path.write_text(path.read_text().replace(passed, found))
+    lines = list(experiment.rederive(run, tmp_path, digits_root, 99))
+    assert [equal for line, equal in lines] == ["audit" not in line for line, _ in lines]
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda r: replace(r, inputs={**r.inputs, "attacked": "f" * 64}), "looked at attacked ffffffff"),
+        (lambda r: replace(r, inputs={**r.inputs, "surrogate fc_4": "f" * 64}), "looked at surrogate fc_4 ffffffff"),
+        (lambda r: replace(r, inputs={**r.inputs, "weights": "f" * 64}), "looked at weights ffffffff"),
+        (lambda r: replace(r, sources="0" * 64), "made by code with digest 00000000"),
+        (lambda r: replace(r, settings={}), "settings {}"),
+    ],
+)
+def test_an_audit_of_something_else_is_refused(
+    run: Run, done: Folder, tmp_path: Path, change: Callable[[Record], Record], complaint: str
+) -> None:
+    export(run, done, tmp_path)
+    folder = Folder(tmp_path / "run")
+    restore(run, tmp_path, folder)
+    path = folder.record(run.entry("dnn"), 0, "audit")
+    change(replace(Record.read(path), imported=False)).write(path)
+    with pytest.raises(LedgerError, match=complaint) as raised:
+        collect(run, folder, folder.root)
+    assert f"delete {path} and run its job again" in str(raised.value)
+
+
+def test_an_audit_without_its_attack_is_a_gap(run: Run, done: Folder, tmp_path: Path) -> None:
+    export(run, done, tmp_path)
+    folder, entry = Folder(tmp_path / "run"), run.entry("dnn")
+    restore(run, tmp_path, folder)
+    folder.record(entry, 0, "attack").unlink()
+    assert collect(run, folder, folder.root, gaps=True) == [(entry, 0, "attack"), (entry, 0, "audit")]
+    assert len(read_records(folder.root / "records.jsonl")) == 10
+
+
+def test_surrogates_are_of_another_seed_or_another_cell() -> None:
+    many = audited(scales=[scale(seeds=3)])
+    entry = many.entry("dnn")
+    assert [(e.name, seed) for e, seed in many.surrogates(entry, 2).values()] == [("dnn", 0), ("fc_4", 0)]
+    one = audited(scales=[scale(seeds=1)])
+    assert list(one.surrogates(one.entry("dnn"), 0)) == ["fc_4"], "a network is no surrogate of itself"
+    without = small_run()
+    assert without.surrogates(without.entry("dnn"), 0) == {}
+
+
+def test_a_scale_may_have_its_own_audit_or_none() -> None:
+    run = audited(scales=[scale(), scale(name="wide", width=8, audit=None)])
+    assert {entry.scale: run.steps(entry) for entry in run.entries} == {
+        "narrow": ("train", "attack", "audit"),
+        "wide": ("train", "attack"),
+    }
+    assert all(step != "audit" for entry, _, step in jobs(run) if entry.scale == "wide")
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"attacks": ["carlini"]}, r"audit\.attacks: 'carlini' is not in config/attacks\.yaml"),
+        ({"attacks": ["eot"]}, r"audit\.attacks: 'eot' belongs to the tables' worst case"),
+        ({"attacks": ["fgsm"]}, r"audit\.attacks: 'fgsm' is among the run's attacks already"),
+        ({"transfer": {"attack": "eot", "cells": ["dnn"]}}, r"audit\.transfer\.attack: 'eot' is not at scale 'narrow'"),
+        ({"transfer": {"attack": "pgd", "cells": ["mlpw"]}}, r"audit\.transfer\.cells: 'mlpw' is not at scale"),
+        ({"checks": "some"}, "some"),
+        ({"check": "all"}, "check"),
+    ],
+)
+def test_a_wrong_audit_is_an_error_before_any_job(change: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(RunError, match=complaint):
+        audited(audit=AUDIT | change)
+
+
+def test_words_and_cost_of_a_check_change_no_record_and_its_limits_do(run: Run, done: Folder, tmp_path: Path) -> None:
+    entry = run.entry("dnn")
+    path = done.record(entry, 0, "audit")
+    audit = run.audits["narrow"]
+
+    def with_check(**changes: Any) -> Run:
+        checks = {**audit.checks, "single_step": {**audit.checks["single_step"], **changes}}
+        return replace(run, audits={"narrow": replace(audit, checks=checks)})
+
+    assert checked(with_check(words={"passed": "Well."}, cost="full"), (entry, 0, "audit"), path)
+    with pytest.raises(LedgerError, match="are asked for"):
+        checked(with_check(points=0.4), (entry, 0, "audit"), path)
+
+
+def test_a_run_without_audit_has_the_steps_it_had() -> None:
+    run = small_run()
+    entry = run.entry("dnn")
+    assert [step for _, _, step in jobs(run)] == ["train", "attack"] * 2
+    assert made_record(run, entry, 0, "attack").settings.keys() == {"part", "attacks"}
