@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from lat.attacks import Attack, Outcome, right, run_attack, undisturbed
+from lat.attacks import Attack, Outcome, right, run_attack, sample_index, undisturbed
 from lat.cells import seed_for
 from lat.types import Images, Labels
 
@@ -77,18 +77,6 @@ class Evaluation:
     finite: bool
     seconds: dict[str, float] = field(default_factory=dict, compare=False)
     batch: Batch | None = field(default=None, compare=False)
-
-
-def sample_index(n: int, examples: int | None) -> NDArray[np.int64]:
-    """The images that an attack runs on, ascending: all n, or a random sample of `examples` of them.
-
-    The sample follows from n alone, so that all cells and seeds are attacked on the same images; a smaller sample is
-    part of a larger one.
-    """
-    if examples is None or examples >= n:
-        return np.arange(n)
-    ranked = sorted(range(n), key=lambda i: seed_for("attacked images", n, i))
-    return np.array(sorted(ranked[:examples]), dtype=np.int64)
 
 
 def evaluate(

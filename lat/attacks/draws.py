@@ -1,13 +1,27 @@
-"""Random numbers that belong to one example each, so that re-cutting the batches changes nothing."""
+"""What is drawn: which examples, and random numbers of one each, so that re-cutting the batches changes nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lat.cells import seed_for
+
+
+def sample_index(n: int, examples: int | None) -> NDArray[np.int64]:
+    """The images that an attack runs on, ascending: all n, or a random sample of `examples` of them.
+
+    The sample follows from n alone, so that all cells and seeds are attacked on the same images; a smaller sample is
+    part of a larger one.
+    """
+    if examples is None or examples >= n:
+        return np.arange(n)
+    ranked = sorted(range(n), key=lambda i: seed_for("attacked images", n, i))
+    return np.array(sorted(ranked[:examples]), dtype=np.int64)
 
 
 class Draws:

@@ -11,8 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from lat.attacks import Attack, SettingError
-from lat.cells import seed_for
+from lat.attacks import Attack, SettingError, sample_index
 from lat.types import Images, Labels
 
 Indices = NDArray[np.int64]
@@ -56,11 +55,7 @@ class Subject:
 
         They are those that an attack on as many images sees.
         """
-        n = len(self.x)
-        if examples is None or examples >= n:
-            return np.arange(n)
-        ranked = sorted(range(n), key=lambda i: seed_for("attacked images", n, i))
-        return np.array(sorted(ranked[:examples]), dtype=np.int64)
+        return sample_index(len(self.x), examples)
 
     def parts(self, index: Indices) -> Iterator[tuple[Indices, Images, Labels]]:
         """The images of these numbers and their labels, BATCH at a time."""

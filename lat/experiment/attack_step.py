@@ -74,7 +74,7 @@ def told(heart: heartbeats.Heart, chosen: Mapping[str, attacks.Attack], n: int, 
 
     The time left follows from the passes through the network that each attack takes an image.
     """
-    images = {name: len(evaluation.sample_index(n, attack.examples)) for name, attack in chosen.items()}
+    images = {name: len(attacks.sample_index(n, attack.examples)) for name, attack in chosen.items()}
     passes = {
         name: 2 + math.prod(getattr(attack, key, 1) for key in ("steps", "search_steps", "noise_draws"))
         for name, attack in chosen.items()

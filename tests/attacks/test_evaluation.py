@@ -15,14 +15,13 @@ from hypothesis import strategies as st
 from small_networks import Digits
 from torch import Tensor, nn
 
-from lat.attacks import Attack, AttackError, Threat
+from lat.attacks import Attack, AttackError, Threat, sample_index
 from lat.evaluation import (
     Batch,
     Evaluation,
     EvaluationError,
     evaluate,
     load_verdicts,
-    sample_index,
     save_verdicts,
     worst_case,
 )

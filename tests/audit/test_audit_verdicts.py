@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 from subjects import ATTACKS, SETTINGS, counted, written
 
 from lat.attacks import SettingError
 from lat.audit import AuditError, Result, Subject, examine
-from lat.evaluation import sample_index
 
 
 def one(check: str, subject: Subject) -> Result:
@@ -115,12 +113,6 @@ def test_without_verdicts_a_check_of_verdicts_is_skipped_with_a_reason() -> None
     for check in [*of_verdicts, "gradient_free", "noise_alone"]:
         result = one(check, written({}))
         assert result.status == "skipped" and result.reason and math.isnan(result.value) and result.n is None
-
-
-def test_the_audit_looks_at_the_images_that_the_attacks_saw() -> None:
-    subject = written({}, 500)
-    for examples in (1, 70, 500, 501, None):
-        assert np.array_equal(subject.sample(examples), sample_index(500, examples))
 
 
 def test_every_attack_that_is_named_exists() -> None:
