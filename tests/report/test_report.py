@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def test_every_section_is_there_in_order(built: tuple[Path, Plan]) -> None:
 
     found = placed(built[0] / "build/out", "heading.where(level: 1)")
     assert [plain(heading["body"]).split()[0] for heading in found] == [
-        "What", "The", "The", "How", "Calibration", "Calibration", "The", "Sensitivity", "Accuracy", "Training", "The",
+        "What", "The", "The", "The", "How", "Calibration", "Calibration", "The", "Sensitivity", "Accuracy", "Training", "The",
         "Claims", "Assumptions", "Tables", "Provenance",
     ]  # fmt: skip
 
@@ -182,7 +183,7 @@ def test_the_studies_are_read_from_the_ledgers_that_the_run_names(
     written(made(cells=changed, scales=[("calibrated", 10, 2)]), root / "study/sensitivity")
     written(made(cells=("dnn",), scales=[("max_1", 1, 2)]), root / "study/calibration_cnn")
     config = {**built[1].config, "studies": {name: f"study/{name}" for name in report.STUDIES}}
-    plan = Plan(built[1].name, config, built[1].scales, built[1].slugs)
+    plan = replace(built[1], config=config)
     report.build(plan, built[0], tmp_path / "out.pdf", plans={"readings": reading_plan}, root=root)
     found = content(tmp_path)["studies"]
     assert [entry["width"] for entry in found["calibration"]["found"]["widths"]] == [8, 10]
