@@ -64,8 +64,8 @@ def test_every_section_is_there_in_order(built: tuple[Path, Plan]) -> None:
 
     found = placed(built[0] / "build/out", "heading.where(level: 1)")
     assert [plain(heading["body"]).split()[0] for heading in found] == [
-        "What", "The", "The", "The", "How", "Calibration", "Calibration", "The", "Sensitivity", "Accuracy", "Training", "The",
-        "Claims", "Assumptions", "Tables", "Provenance",
+        "What", "The", "The", "The", "How", "Calibration", "Calibration", "The", "Sensitivity", "Accuracy", "Training",
+        "The", "Claims", "Assumptions", "Tables", "Provenance",
     ]  # fmt: skip
 
 
