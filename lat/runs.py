@@ -100,6 +100,12 @@ class Run:
         """The datasets of the run's cells, each once."""
         return tuple(dict.fromkeys(entry.cell.dataset for entry in self.entries))
 
+    @property
+    def audit_files(self) -> list[str]:
+        """The files that say what is checked and how it is told, each once."""
+        given = [self.config.get("audit"), *(scale.get("audit") for scale in self.config["scales"])]
+        return list(dict.fromkeys(audit["file"] for audit in given if audit))
+
     def images(self, entry: Entry) -> int | None:
         """How many images of the part an entry is looked at on, a stratified draw; None: all."""
         scale = next(scale for scale in self.config["scales"] if scale["name"] == entry.scale)

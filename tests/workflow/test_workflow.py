@@ -213,6 +213,27 @@ def test_a_changed_attack_setting_attacks_again_or_is_refused(project: Project) 
     assert not (project.root / LEDGER).exists()
 
 
+def test_an_audit_that_is_asked_for_later_attacks_and_trains_nothing_again(project: Project) -> None:
+    shutil.copyfile(project.root / "config/audit.yaml", project.root / "config/tiny_audit.yaml")
+    audit = {"file": "config/tiny_audit.yaml", "checks": "cheap", "attacks": []}
+    transfer = {"attack": "pgd", "cells": ["dnn", "fc_4"]}
+    (project.root / "config/tiny.yaml").write_text(
+        yaml.safe_dump(RUN_FILE | {"audit": audit | {"transfer": transfer}}), encoding="utf-8"
+    )
+    assert project.planned() == {"audit": 2, "collect": 1}
+    project.snakemake()
+    with (project.root / LEDGER).open(newline="") as stream:
+        rows = [row for row in csv.DictReader(stream) if row["step"] == "audit"]
+    found = {(row["cell"], row["attack"], row["metric"]) for row in rows}
+    assert found >= {("dnn", "transfer", "robust_accuracy"), ("fc_4", "ball_and_box", "passed")}
+    assert "Nothing to be done" in project.snakemake()
+    project.edit("config/tiny_audit.yaml", "points: 0.5", "points: 0.25")
+    assert project.planned() == {"audit": 2, "collect": 1}
+    project.edit("config/tiny_audit.yaml", "points: 0.25", "points: 0.5")
+    project.edit("config/tiny_audit.yaml", "Many steps are at least as strong", "Many steps are no weaker")
+    assert not project.planned()
+
+
 def test_another_run_file_inherits_nothing_from_the_default(project: Project) -> None:
     project.snakemake("--dry-run", "--quiet", target="results/mnist/ledger.csv", run="config/mnist.yaml")
     merged = json.loads((project.root / "results/mnist/config.json").read_text(encoding="utf-8"))
