@@ -58,11 +58,17 @@ def jobs(run: Run) -> Iterator[tuple[Entry, int, str]]:
 
 
 def collect(
-    run: Run, folder: Folder, target: Path, *, only: Collection[Entry] | None = None, gaps: bool = False
+    run: Run,
+    folder: Folder,
+    target: Path,
+    *,
+    only: Collection[Entry] | None = None,
+    without: Collection[str] = (),
+    gaps: bool = False,
 ) -> list[tuple[Entry, int, str]]:
     """Merge the run's records into `ledger.csv` and `records.jsonl` in `target`; returns what is missing.
 
-    `only` holds the entries that are merged, None all.
+    `only` holds the entries that are merged, None all; `without` the steps that are not.
 
     Raises LedgerError naming the file, what was found and what the run asks for where a record is of other settings,
     of other code (unless it was imported) or of other weights than the training record's; and, unless `gaps`, for a
@@ -70,7 +76,7 @@ def collect(
     """
     records, missing = [], []
     for entry, seed, step in jobs(run):
-        if only is not None and entry not in only:
+        if (only is not None and entry not in only) or step in without:
             continue
         path = folder.record(entry, seed, step)
         steps = run.steps(entry)

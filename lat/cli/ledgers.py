@@ -63,7 +63,7 @@ def table(options: argparse.Namespace) -> int:
     run, name = run_of(options), options.table
     folder = folder_of(options, run)
     place = folder.root / "tables" / name
-    collection.collect(run, folder, place, only=run.entries_of(name))
+    collection.collect(run, folder, place, only=run.entries_of(name), without=["audit"])
     print(report.build_table(Plan.of(run), place, name, place))
     return 0
 

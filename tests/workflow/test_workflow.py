@@ -221,6 +221,7 @@ def test_an_audit_that_is_asked_for_later_attacks_and_trains_nothing_again(proje
         yaml.safe_dump(RUN_FILE | {"audit": audit | {"transfer": transfer}}), encoding="utf-8"
     )
     assert project.planned() == {"audit": 2, "collect": 1}
+    assert "rule audit" not in project.snakemake("--dry-run", target="table_2"), "no table shows an audit"
     project.snakemake()
     with (project.root / LEDGER).open(newline="") as stream:
         rows = [row for row in csv.DictReader(stream) if row["step"] == "audit"]

@@ -51,13 +51,14 @@ wildcard_constraints:
     seed=r"\d+",
 
 
-def job_files(entries):
-    """The records of the given entries: all seeds, all steps."""
+def job_files(entries, without=()):
+    """The records of the given entries: all seeds, all steps but those named."""
     return [
         FOLDER.record(entry, seed, step)
         for entry in entries
         for seed in range(entry.seeds)
         for step in RUN.steps(entry)
+        if step not in without
     ]
 
 
