@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from sklearn.datasets import load_digits
@@ -53,10 +55,12 @@ def defended() -> Trained:
     return trained(adversarial=True)
 
 
-def audited(model: nn.Module, x: Tensor, y: Tensor, checks: str = "all") -> dict[str, Result]:
+def audited(
+    model: nn.Module, x: Tensor, y: Tensor, checks: str = "all", attacked: Sequence[str] = ATTACKED
+) -> dict[str, Result]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        subject = evaluated(model.eval(), x, y, ATTACKED)
+        subject = evaluated(model.eval(), x, y, attacked)
         return {result.check: result for result in examine(subject, chosen(SETTINGS, checks))}
 
 
@@ -71,6 +75,14 @@ def test_a_network_trained_with_pgd_passes(defended: Trained) -> None:
     assert skipped == {"gradient_free", "noise_alone"}, "whose attacks take longer than a test"
     assert results["certified@0.002"].n
     assert results["breakable"].n
+
+
+def test_attacks_without_gradients_find_nothing_on_a_network_trained_with_pgd(defended: Trained) -> None:
+    model, x, y = defended
+    results = audited(model, x[:60], y[:60], attacked=(*ATTACKED, "apgd_t", "square", "noise"))
+    assert findings(results) == set()
+    assert {results[check].status for check in ("gradient_free", "noise_alone")} == {"passed"}
+    assert not [check for check, result in results.items() if result.status == "skipped"]
 
 
 def test_an_undefended_network_is_weak_and_not_masked(undefended: Trained) -> None:

@@ -12,12 +12,12 @@ import pytest
 import yaml
 
 from lat import cli, runs
-from lat.collection import Folder
+from lat.collection import VERDICTS, Folder
 from lat.experiment import attack_checkpoint
 from lat.ledger import read_records, write_ledger
-from lat.measured import read_ledger
+from lat.measured import Plan, read_ledger
 from lat.report import ROOT
-from lat.studies import calibration
+from lat.studies import calibration, readings, split_name
 
 REFERENCE = ROOT / "reports/reference"
 PUBLISHED = sorted(path.parent.name for path in REFERENCE.glob("*/records.jsonl"))
@@ -61,8 +61,8 @@ def test_verdicts_and_weights_have_the_digests_of_their_records(name: str) -> No
     kept = {scale["name"]: scale["keep"] for scale in run.config["scales"]}
     for record in read_records(folder.root / "records.jsonl"):
         entry = run.entry(record.cell.slug)
-        if record.step == "attack":
-            verdicts = folder.verdicts(entry, record.seed)
+        if record.step in VERDICTS:
+            verdicts = folder.verdicts(entry, record.seed, record.step)
             assert hashlib.sha256(verdicts.read_bytes()).hexdigest() == record.inputs["verdicts"], verdicts
             weights, keep = folder.weights(entry, record.seed), kept[entry.scale]
             if keep == "all" or (entry.name in keep and record.seed == 0):
@@ -151,3 +151,21 @@ def test_the_reference_s_configuration_is_its_run_file() -> None:
         assert json.loads((REFERENCE / name / "config.json").read_text()) == yaml.safe_load(
             (ROOT / f"config/{name}.yaml").read_text()
         )
+
+
+def test_the_favourable_rows_are_the_winners_of_the_reading_study() -> None:
+    study = runs.load(ROOT / "config/readings.yaml")
+    found = readings(read_ledger(REFERENCE / "readings/ledger.csv"), Plan.of(study))
+    run = runs.load(ROOT / "config/mnist.yaml")
+    favourable = {(e.scale, e.name): e for e in run.entries if e.name.endswith("_best")}
+    for group in found["groups"]:
+        mine = {name: entry for (scale, name), entry in favourable.items() if scale == group["scale"]}
+        if not group["winner"]:
+            continue
+        base, changes = split_name(group["winner"])
+        given = mine[f"{base}_best"].overrides
+        assert {key: str(value) for key, value in given.items()} == changes, group["scale"]
+        for entry in (e for e in mine.values() if group["family"] == "layerwise" and e.cell.layerwise):
+            law = {"law": "fixed"} if entry.base.endswith("_fixed") else {}
+            assert {key: str(value) for key, value in entry.overrides.items()} == changes | law, entry.name
+    assert any(group["winner"] for group in found["groups"]), "a study without a finished group selects nothing"
