@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -189,3 +190,17 @@ def test_the_forward_pass_of_training_alone_is_compiled_in_the_mode_asked_for(mo
         assert calls == [True] * 2 * 2 * STEPS  # FGSM's gradient and the loss
         assert set(done.model.state_dict()) == set(fit(plain).model.state_dict())
     assert modes == ["default", "reduce-overhead"]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler's own modules
+def test_a_compiled_forward_pass_trains_the_same_network_up_to_rounding() -> None:
+    if shutil.which("g++") is None and shutil.which("c++") is None:
+        pytest.skip("SKIPPED: torch.compile needs a C++ compiler on a CPU, and there is none")
+    plain = cell("standard")
+    torch._dynamo.reset()
+    compiled, whole = (fit(replace(plain, compute=Compute(compile=mode))) for mode in ("default", "none"))
+    assert torch._dynamo.utils.counters["stats"]["calls_captured"] > 0, "nothing was compiled"
+    for name, value in whole.model.state_dict().items():
+        torch.testing.assert_close(compiled.model.state_dict()[name], value, rtol=1e-4, atol=1e-5)
+    assert math.isclose(compiled.epochs[-1].loss, whole.epochs[-1].loss, rel_tol=1e-4)
