@@ -44,7 +44,7 @@ SCHEDULE_KEYS = ("batch", "lr", "momentum", "weight_decay", "schedule", "augment
 RUN_KEYS = ("dataset", "train", "compute")  # of the run file, which a scale may say otherwise
 LEFT_OUT: Mapping[str, Any] = {"augmentation": Schedule(1).augmentation, "compute": {}}  # what a run file need not say
 TOLD = ("cost", "words")  # of a check: when it is made and how it is told, which changes no result
-WORST_CASE = ("fgsm", "ifgsm", "pgd", "eot", "cw")  # the fixed attacks that the tables' worst case is made of
+FIXED_ATTACKS = ("fgsm", "ifgsm", "pgd", "eot", "cw")  # the fixed attacks that the tables' worst case is made of
 ABSENT = "-"
 SAFE = r"[A-Za-z0-9][A-Za-z0-9_.+-]*"
 
@@ -373,7 +373,7 @@ def _audit(
     own = chosen(config["attacks"]["file"], "attacks", given["attacks"], "audit.attacks")
     if twice := sorted(set(own) & set(attacks)):
         raise RunError(f"audit.attacks: {twice[0]!r} is among the run's attacks already; leave it out here")
-    if fixed := [name for name in own if name in WORST_CASE]:
+    if fixed := [name for name in own if name in FIXED_ATTACKS]:
         raise RunError(f"audit.attacks: {fixed[0]!r} belongs to the tables' worst case; name it in the run's attacks")
     checks = findings.chosen(described(given["file"], "audit"), given["checks"])
     if given["transfer"] is None:

@@ -15,7 +15,7 @@ from lat.cells import own_seed, seed_for
 from lat.environment import prepare_torch
 from lat.experiment.job import Job, Report, file_digest, load_weights, record_of
 from lat.ledger import Figure, Record
-from lat.runs import WORST_CASE
+from lat.runs import FIXED_ATTACKS
 
 
 def attack(
@@ -126,7 +126,7 @@ def attack_figures(found: evaluation.Evaluation) -> list[Figure]:
 
 def whole_worst_case(found: evaluation.Evaluation) -> evaluation.Booleans | None:
     """The worst case as the tables have it: over the fixed attacks that saw all images; None where none did."""
-    whole = [name for name in WORST_CASE if name in found.verdicts and len(found.verdicts[name]) == len(found.clean)]
+    whole = [name for name in FIXED_ATTACKS if name in found.verdicts and len(found.verdicts[name]) == len(found.clean)]
     return evaluation.worst_case(found.verdicts, whole) if whole else None
 
 

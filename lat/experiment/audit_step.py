@@ -17,7 +17,7 @@ from lat.environment import prepare_torch
 from lat.experiment.attack_step import attack_figures, told, whole_worst_case
 from lat.experiment.job import Job, Report, file_digest, load_weights, record_of
 from lat.ledger import Figure, Record
-from lat.runs import WORST_CASE, Entry, Run
+from lat.runs import FIXED_ATTACKS, Entry, Run
 
 TRANSFER = "transfer"
 ENOUGH = 500
@@ -118,7 +118,7 @@ def worst_figures(subject: audit.Subject) -> list[Figure]:
     """The worst case over every attack in the threat model of the fixed ones that saw ENOUGH images, on those that all
     of them saw; and, on the same images, that over the fixed attacks alone.
     """
-    fixed = [name for name in WORST_CASE if name in subject.verdicts]
+    fixed = [name for name in FIXED_ATTACKS if name in subject.verdicts]
     if not fixed:
         return []
     threat = subject.attacks[fixed[0]].threat
