@@ -362,9 +362,13 @@ def test_watching_on_a_terminal_fits_its_height_and_ends_with_ctrl_c(tmp_path: P
     config = json.dumps(run_file(scales=[scale(cells=["dnn", "fc_2", "fc_3", "fc_4", "fc_23", "fc_34"])]))
     ours, theirs = pty.openpty()
     options = {"stdin": theirs, "stdout": theirs, "stderr": theirs, "start_new_session": True}
+
+    def heed_interrupts() -> None:  # a shell's background job ignores them, and its children inherit that
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
     size = {"LINES": "8", "COLUMNS": "80"}
     command = [sys.executable, "-m", "lat.cli", "status", "--watch", "--config", config, "--results", str(tmp_path)]
-    watching = subprocess.Popen(command, cwd=ROOT, env=os.environ | size, **options)
+    watching = subprocess.Popen(command, cwd=ROOT, env=os.environ | size, preexec_fn=heed_interrupts, **options)
     os.close(theirs)
     shown = b""
     try:
