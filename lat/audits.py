@@ -97,7 +97,7 @@ def _scale(
             {
                 "row": names[cell],
                 "favourable": cell.endswith("_best"),
-                "reason": "" if rows else state.reason or "failed or unfinished",
+                "reason": "" if rows else state.reason if state.state != "ok" else "failed or unfinished",
                 "attacks": {name: _percent(rows, name) for name in (*attacks, FIXED, WORST_CASE)},
                 "certified": {name: _mean(rows, name, "noted") for name in radii},
                 "found": sum(result.status == "found" for result in found),
