@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import yaml
 
 from lat import cli, runs
 from lat.collection import VERDICTS, Folder
+from lat.evaluation import load_verdicts
 from lat.experiment import attack_checkpoint
 from lat.ledger import read_records, write_ledger
 from lat.measured import Plan, read_ledger
@@ -112,9 +114,27 @@ def test_the_committed_weights_give_the_published_accuracy_under_pgd(cell: str, 
 def test_no_attack_beats_the_worst_case() -> None:
     frame = pd.read_csv(REFERENCE / "mnist/ledger.csv", keep_default_na=False)
     robust = frame[(frame["metric"] == "robust_accuracy") & ~frame["attack"].str.contains("@")]
-    lowest = robust.groupby(["slug", "seed"])["value"].min()
-    worst = robust[robust["attack"] == "worst_case"].set_index(["slug", "seed"])["value"]
+    attacked = robust[robust["step"] == "attack"]
+    lowest = attacked.groupby(["slug", "seed"])["value"].min()
+    worst = attacked[attacked["attack"] == "worst_case"].set_index(["slug", "seed"])["value"]
     assert (worst <= lowest.loc[worst.index]).all()
+
+
+def test_the_worst_case_of_an_audit_is_that_of_all_verdicts_on_the_images_they_share() -> None:
+    folder, run = Folder(REFERENCE / "mnist"), runs.load(ROOT / "config/mnist.yaml")
+    records = [r for r in read_records(folder.root / "records.jsonl") if r.step == "audit"]
+    assert records
+    for record in records:
+        entry = run.entry(record.cell.slug)
+        both = [load_verdicts(folder.verdicts(entry, record.seed, step)) for step in ("attack", "audit")]
+        found = {name: (step.index[name], step.verdicts[name]) for step in both for name in step.verdicts}
+        counted = {name: pair for name, pair in found.items() if "@" not in name and len(pair[0]) >= 500}
+        shared = reduce(np.intersect1d, [index for index, _ in counted.values()])
+        robust = [
+            verdict[np.searchsorted(index, shared)] for name, (index, verdict) in counted.items() if name != "cw_l2"
+        ]
+        value = next(f.value for f in record.figures if (f.attack, f.metric) == ("worst_case", "robust_accuracy"))
+        assert np.logical_and.reduce(robust).mean() == value, record.path
 
 
 def test_every_claim_has_its_verdicts_with_figures_or_a_reason(capsys: pytest.CaptureFixture[str]) -> None:
