@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from sklearn.datasets import load_digits
+from shuffled_digits import dense, shuffled_digits
 from small_networks import SETTINGS, Digits
 from torch import nn
 
@@ -17,16 +17,10 @@ from lat.attacks import Attack, from_settings
 @pytest.fixture(scope="session")
 def digits() -> Digits:
     """A 64-32-32-10 network after a second of training on scikit-learn's digits; float32, in eval mode."""
-    images, labels = load_digits(return_X_y=True)
-    x = torch.tensor(images, dtype=torch.float32).view(-1, 1, 8, 8) / 16
-    y = torch.tensor(labels, dtype=torch.int64)
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
-    x, y = x[order], y[order]
+    x, y = shuffled_digits()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = nn.Sequential(
-            nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 10)
-        )
+        model = dense(32)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
         for _ in range(25):
             for rows in torch.randperm(1200).split(64):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from sklearn.datasets import load_digits
+from shuffled_digits import dense, shuffled_digits
 from subjects import ATTACKS, SETTINGS, Noisy, Quantised, Times, evaluated
 from torch import Tensor, nn
 
@@ -20,16 +20,10 @@ Trained = tuple[nn.Module, Tensor, Tensor]
 
 def trained(adversarial: bool) -> Trained:
     """A 64-64-64-10 network on 1,200 digits, on PGD examples of radius 0.1 if it is told so, and 300 other images."""
-    images, labels = load_digits(return_X_y=True)
-    x = torch.tensor(images, dtype=torch.float32).view(-1, 1, 8, 8) / 16
-    y = torch.tensor(labels, dtype=torch.int64)
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
-    x, y = x[order], y[order]
+    x, y = shuffled_digits()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = nn.Sequential(
-            nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)
-        )
+        model = dense(64)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
         for _ in range(12):
             for rows in torch.randperm(1200).split(100):
