@@ -46,7 +46,7 @@ class Plan:
     """What a run asked for, without the objects that carry it out: against it, a figure that is missing is a gap.
 
     `slugs` maps (scale, cell name) to the slug that the run resolves the cell to; `steps` the name of a scale to the
-    steps that its cells go through.
+    steps that its cells go through; `audit_files` say what its audits check.
     """
 
     name: str
@@ -54,11 +54,12 @@ class Plan:
     scales: tuple[Scale, ...]
     slugs: Mapping[tuple[str, str], str]
     steps: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    audit_files: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, run: Any) -> Plan:
-        """The plan of a resolved run: a `config` (the run file), `entries`, each with name, scale, seeds, cell, and the
-        `steps` of each.
+        """The plan of a resolved run: a `config` (the run file), `entries`, each with name, scale, seeds, cell, the
+        `steps` of each, and `audit_files`.
         """
         scales = []
         for given in run.config["scales"]:
@@ -69,7 +70,7 @@ class Plan:
             scales.append(Scale(**fields, dataset=dataset, cells=names, tables=tables))
         slugs = {(entry.scale, entry.name): entry.cell.slug for entry in run.entries}
         steps = {entry.scale: run.steps(entry) for entry in run.entries}
-        return cls(str(run.config["name"]), run.config, tuple(scales), slugs, steps)
+        return cls(str(run.config["name"]), run.config, tuple(scales), slugs, steps, run.audit_files)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from lat import audits, claims, statements, studies, tables
+from lat import audit_tables, claims, statements, studies, tables
 from lat.intervals import LEVEL
 from lat.ledger import LedgerError, Record, atomic, read_records
 from lat.measured import Ledger, Plan, read_ledger
@@ -104,7 +104,12 @@ def build(
             if table["id"] not in plan.config["tables"]["show"]
         ],
         "costs": tables.costs(ledger, plan, tables.labels_of(described, plan)),
-        "audit": audits.summary(ledger, plan, tables.labels_of(described, plan), _audit_settings(plan, root)),
+        "audit": audit_tables.summary(
+            ledger,
+            plan,
+            tables.labels_of(described, plan),
+            {name: check for file in plan.audit_files for name, check in _yaml(root / file).items()},
+        ),
         "equations": equations,
         "equivalence": equivalence.summary(run, plan, records, sources),
         "studies": {
@@ -269,12 +274,6 @@ def _claims(
         name: {side: claims.counts(group, side) for side in ("reported", "measured")} for name, group in groups.items()
     }
     return {"judged": judged, "counts": counts}
-
-
-def _audit_settings(plan: Plan, root: Path) -> dict[str, Any]:
-    """The checks of the files that the run's audits name."""
-    given = [plan.config.get("audit"), *(scale.get("audit") for scale in plan.config["scales"])]
-    return {name: check for audit in given if audit for name, check in _yaml(root / audit["file"]).items()}
 
 
 def _duration(seconds: float) -> str:

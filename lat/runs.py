@@ -101,10 +101,10 @@ class Run:
         return tuple(dict.fromkeys(entry.cell.dataset for entry in self.entries))
 
     @property
-    def audit_files(self) -> list[str]:
-        """The files that say what is checked and how it is told, each once."""
+    def audit_files(self) -> tuple[str, ...]:
+        """The files that say what the audits check and how it is told, each once."""
         given = [self.config.get("audit"), *(scale.get("audit") for scale in self.config["scales"])]
-        return list(dict.fromkeys(audit["file"] for audit in given if audit))
+        return tuple(dict.fromkeys(audit["file"] for audit in given if audit))
 
     def images(self, entry: Entry) -> int | None:
         """How many images of the part an entry is looked at on, a stratified draw; None: all."""
@@ -144,10 +144,11 @@ class Run:
     def surrogates(self, entry: Entry, seed: int) -> dict[str, tuple[Entry, int]]:
         """Cell name -> (entry, seed) of the networks on which the audit of (entry, seed) makes what it transfers.
 
-        They are of the next seed, so that nothing is shared with the network but the data: networks of one seed begin
-        with the same weights. At a scale with one seed they are of that one, and the network itself is left out.
+        They are of another seed, 0 or for that one 1, so that nothing is shared with the network but the data (networks
+        of one seed begin with the same weights) and more seeds change nothing. At a scale with one seed they are of
+        that one, and the network itself is left out.
         """
-        other = (seed + 1) % entry.seeds
+        other = min(1, entry.seeds - 1) if seed == 0 else 0
         names = self.audits[entry.scale].surrogates if entry.scale in self.audits else ()
         found = {e.name: (e, other) for e in self.entries if e.scale == entry.scale and e.name in names}
         return {name: pair for name, pair in found.items() if (pair[0].cell, other) != (entry.cell, seed)}

@@ -37,7 +37,7 @@ FLOORS: dict[str, int] = {
             ["proofs", "perturbation", "attacks", "defences", "status"],
             ["training", "evaluation", "equivalence", "audit"],
             ["experiment", "bars"],
-            ["tables", "figures", "claims", "compare", "studies", "statements", "audits"],
+            ["tables", "figures", "claims", "compare", "studies", "statements", "audit_tables"],
             ["report"],
             ["cli"],
         ]

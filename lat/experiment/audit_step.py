@@ -16,7 +16,7 @@ from lat.collection import SURROGATE, Folder
 from lat.environment import prepare_torch
 from lat.experiment.attack_step import attack_figures, told, whole_worst_case
 from lat.experiment.job import Job, Report, file_digest, load_weights, record_of
-from lat.ledger import Figure, Record
+from lat.ledger import Figure, LedgerError, Record
 from lat.runs import FIXED_ATTACKS, Entry, Run
 
 TRANSFER = "transfer"
@@ -27,11 +27,12 @@ better than four points. One that saw every image counts anyway."""
 
 @dataclass(frozen=True)
 class Audited:
-    """The files that an audit reads: the network's weights, what the attack step found, the surrogates' weights by cell
-    name; and those that it writes.
+    """The files that an audit reads: the network's weights, the record and verdicts of the attack step, the surrogates'
+    weights by cell name; and those that it writes.
     """
 
     weights: Path
+    attack: Path
     attacked: Path
     surrogates: Mapping[str, Path]
     record: Path
@@ -43,6 +44,7 @@ class Audited:
         surrogates = {name: folder.weights(*pair) for name, pair in run.surrogates(entry, seed).items()}
         return cls(
             folder.weights(entry, seed),
+            folder.record(entry, seed, "attack"),
             folder.verdicts(entry, seed),
             surrogates,
             folder.record(entry, seed, "audit"),
@@ -55,8 +57,9 @@ def audit_cell(
 ) -> Record:
     """Run the audit of the entry's scale on the job's network; writes the verdicts of its attacks and then the record.
 
-    The network is that of the attack step. `report` hears of the attacks as `attack`'s does. Raises LedgerError where
-    weights are missing or of another network, and AuditError where nothing that was measured is to be trusted.
+    `report` hears of the attacks as `attack`'s does. Raises LedgerError where weights are missing or of another
+    network, and where the attack step was of other weights or says otherwise than its verdicts; AuditError where
+    nothing that was measured is to be trusted.
     """
     prepare_torch(job.device)
     with heartbeats.beating(job.heartbeat, "audit") as heart:
@@ -66,6 +69,7 @@ def audit_cell(
 def _audit(job: Job, run: Run, entry: Entry, files: Audited, heart: heartbeats.Heart, report: Report) -> Record:
     started = time.perf_counter()
     images = data.load(job.cell.dataset, run.part, job.data_root, job.images)
+    before = attacked(files)
     network = (job.cell.model, job.cell.width)
 
     def network_of(path: Path) -> nn.Module:
@@ -81,7 +85,6 @@ def _audit(job: Job, run: Run, entry: Entry, files: Audited, heart: heartbeats.H
     seed = own_seed(job.cell, job.seed, "audit")
     found = evaluation.evaluate(model, x, y, own, seed, progress=told(heart, own, len(y), report))
     evaluation.save_verdicts(files.verdicts, found)
-    before = evaluation.load_verdicts(files.attacked)
     subject = audit.Subject(
         model,
         x,
@@ -114,20 +117,37 @@ def _audit(job: Job, run: Run, entry: Entry, files: Audited, heart: heartbeats.H
     return made
 
 
+def attacked(files: Audited) -> evaluation.Evaluation:
+    """What the attack step found. Raises LedgerError where its record is of other files than the audit's, or reports
+    another worst case than its verdicts have.
+    """
+    record = Record.read(files.attack)
+    mend = f"delete {files.attack} and run its job again"
+    for key, path in (("weights", files.weights), ("verdicts", files.attacked)):
+        if not path.is_file():
+            raise LedgerError(f"{path}: no {key} there; run the job that makes them first")
+        if (digest := file_digest(path)) != record.inputs[key]:
+            raise LedgerError(f"{files.attack}: of {key} {record.inputs[key][:8]}; {path} has {digest[:8]}; {mend}")
+    found = evaluation.load_verdicts(files.attacked)
+    worst = whole_worst_case(found)
+    reported = [f.value for f in record.figures if (f.attack, f.metric) == ("worst_case", "robust_accuracy")]
+    if reported != ([] if worst is None else [float(worst.mean())]):
+        raise LedgerError(f"{files.attack}: reports the worst case {reported}, which its verdicts have not; {mend}")
+    return found
+
+
 def worst_figures(subject: audit.Subject) -> list[Figure]:
     """The worst case over every attack in the threat model of the fixed ones that saw ENOUGH images, on those that all
     of them saw; and, on the same images, that over the fixed attacks alone.
     """
-    fixed = [name for name in FIXED_ATTACKS if name in subject.verdicts]
+    enough = min(ENOUGH, len(subject.x))
+    seen = [name for name, (index, _) in subject.verdicts.items() if len(index) >= enough]
+    fixed = [name for name in FIXED_ATTACKS if name in seen]
     if not fixed:
         return []
     threat = subject.attacks[fixed[0]].threat
-    enough = min(ENOUGH, len(subject.x))
-    names = [
-        name
-        for name, (index, _) in subject.verdicts.items()
-        if subject.attacks[name].threat == threat and len(index) >= enough
-    ]
+    names = [name for name in seen if subject.attacks[name].threat == threat]
+    fixed = [name for name in fixed if name in names]
     index, verdicts = subject.common(names)
     parts = {"worst_case": names, "fixed_attacks": fixed}
     return [

@@ -32,7 +32,10 @@ def rederive(run: Run, source: Path, data_root: Path, count: int) -> Iterator[tu
     with tempfile.TemporaryDirectory() as name:
         for old in chosen:
             entry = run.entry(old.cell.slug)
-            new = _again(run, entry, old, exported, Folder(Path(name)), data_root)
+            attacked = Path(name) / "attacked.json"
+            if old.step == "audit":
+                next(r for r in records if (r.cell, r.seed, r.step) == (old.cell, old.seed, "attack")).write(attacked)
+            new = _again(run, entry, old, exported, Folder(Path(name)), data_root, attacked)
             key = "weights" if old.step == "train" else "verdicts"
             equal = new.inputs[key] == old.inputs[key] and (old.step != "audit" or _judged(new) == _judged(old))
             yield (
@@ -49,7 +52,10 @@ def _weights_of(run: Run, exported: Folder, record: Record) -> list[Path]:
     return [exported.weights(*pair) for pair in (*own, *others)]
 
 
-def _again(run: Run, entry: Entry, old: Record, exported: Folder, folder: Folder, data_root: Path) -> Record:
+def _again(
+    run: Run, entry: Entry, old: Record, exported: Folder, folder: Folder, data_root: Path, attacked: Path
+) -> Record:
+    """The job of a record done once more in `folder`; `attacked` is the record of the attack that an audit follows."""
     job, path = Job.of(run, entry, old.seed, old.step, data_root), folder.record(entry, old.seed, old.step)
     if old.step == "train":
         return train(job, folder.weights(entry, old.seed), path)
@@ -57,7 +63,7 @@ def _again(run: Run, entry: Entry, old: Record, exported: Folder, folder: Folder
     if old.step == "attack":
         return attack(job, run.attacks, run.part, exported.weights(entry, old.seed), path, verdicts)
     files = Audited.of(run, exported, entry, old.seed)
-    return audit_cell(job, run, entry, replace(files, record=path, verdicts=verdicts))
+    return audit_cell(job, run, entry, replace(files, attack=attacked, record=path, verdicts=verdicts))
 
 
 def _judged(record: Record) -> list[tuple[str, str, str, int | None]]:

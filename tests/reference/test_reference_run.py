@@ -188,4 +188,5 @@ def test_the_favourable_rows_are_the_winners_of_the_reading_study() -> None:
         for entry in (e for e in mine.values() if group["family"] == "layerwise" and e.cell.layerwise):
             law = {"law": "fixed"} if entry.base.endswith("_fixed") else {}
             assert {key: str(value) for key, value in entry.overrides.items()} == changes | law, entry.name
-    assert any(group["winner"] for group in found["groups"]), "a study without a finished group selects nothing"
+    finished = {group["scale"] for group in found["groups"] if group["winner"]}
+    assert finished >= {scale for scale, _ in favourable} > set(), "a favourable row without a finished study"

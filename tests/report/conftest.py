@@ -35,6 +35,7 @@ class Run:
 
     config: Mapping[str, Any]
     entries: Sequence[Entry]
+    audit_files: tuple[str, ...] = ()
 
     def steps(self, entry: Entry) -> tuple[str, ...]:
         return ("train", "attack")

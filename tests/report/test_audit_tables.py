@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from lat import audits
+from lat import audit_tables
 from lat.ledger import COLUMNS
 from lat.measured import Plan, read_ledger
 
@@ -39,7 +39,7 @@ def told(tmp_path: Path, made: Callable[..., Any], written: Callable[..., Plan])
                     "dataset": "mnist", "method": "", "layers": "", "epsilon": "",
                 }  # fmt: skip
                 writer.writerow(own)
-        return audits.summary(read_ledger(tmp_path / "ledger.csv"), plan, LABELS, SETTINGS)
+        return audit_tables.summary(read_ledger(tmp_path / "ledger.csv"), plan, LABELS, SETTINGS)
 
     return tell
 

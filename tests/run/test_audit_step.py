@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from small_run import made_record, scale, small_run
 
-from lat import evaluation, experiment
+from lat import attacks, audit, evaluation, experiment
 from lat.collection import Folder, checked, collect, export, jobs, needs_weights, restore
 from lat.experiment import Audited, Job
+from lat.experiment.audit_step import worst_figures
 from lat.ledger import LedgerError, Record, read_records
 from lat.run_files import RunError
 from lat.runs import Run
@@ -83,7 +85,7 @@ def test_the_worst_case_of_an_audit_is_over_all_attacks_of_both_steps(run: Run, 
 
 
 def test_what_an_audit_transfers_is_made_on_the_other_seeds_networks(run: Run, done: Folder, digits_root: Path) -> None:
-    from lat import attacks, data
+    from lat import data
 
     entry = run.entry("dnn")
     images = data.load("digits", "test", digits_root)
@@ -153,6 +155,50 @@ def test_an_audit_of_something_else_is_refused(
     assert f"delete {path} and run its job again" in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda r: replace(r, inputs={**r.inputs, "weights": "f" * 64}), "of weights ffffffff"),
+        (lambda r: replace(r, inputs={**r.inputs, "verdicts": "f" * 64}), "of verdicts ffffffff"),
+        (
+            lambda r: replace(r, figures=tuple(replace(f, value=f.value + 1 / 360) for f in r.figures)),
+            "reports the worst case .* which its verdicts have not",
+        ),
+        (lambda r: replace(r, figures=()), r"reports the worst case \[\], which its verdicts have not"),
+    ],
+)
+def test_an_attack_step_that_does_not_fit_is_refused_before_the_audit_computes(
+    run: Run,
+    done: Folder,
+    tmp_path: Path,
+    digits_root: Path,
+    change: Callable[[Record], Record],
+    complaint: str,
+) -> None:
+    entry = run.entry("dnn")
+    files = Audited.of(run, done, entry, 0)
+    change(Record.read(files.attack)).write(tmp_path / "attack.json")
+    moved = replace(files, attack=tmp_path / "attack.json", record=tmp_path / "r.json", verdicts=tmp_path / "v.npz")
+    with pytest.raises(LedgerError, match=complaint) as raised:
+        experiment.audit_cell(Job.of(run, entry, 0, "audit", digits_root), run, entry, moved)
+    assert f"delete {tmp_path / 'attack.json'} and run its job again" in str(raised.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["attack.json"], "nothing was computed"
+
+
+def test_fixed_attacks_on_few_images_have_no_worst_case_and_do_not_stop_the_audit() -> None:
+    images = 600
+    x, y = torch.zeros(images, 1, 2, 2), torch.zeros(images, dtype=torch.int64)
+    few, all_ = np.arange(20), np.arange(images)
+    chosen = attacks.from_settings(audited().attacks)
+    verdicts = {"fgsm": (few, few >= 0), "ifgsm": (all_, all_ > 5), "pgd": (all_, all_ > 8)}
+    subject = audit.Subject(torch.nn.Identity(), x, y, verdicts, all_ >= 0, chosen, 10, 0)
+    assert [(f.attack, f.value, f.n) for f in worst_figures(subject)] == [
+        ("worst_case", (images - 9) / images, images),
+        ("fixed_attacks", (images - 9) / images, images),
+    ]
+    assert worst_figures(replace(subject, verdicts={"fgsm": verdicts["fgsm"]})) == []
+
+
 def test_an_audit_without_its_attack_is_a_gap(run: Run, done: Folder, tmp_path: Path) -> None:
     export(run, done, tmp_path)
     folder, entry = Folder(tmp_path / "run"), run.entry("dnn")
@@ -166,6 +212,12 @@ def test_surrogates_are_of_another_seed_or_another_cell() -> None:
     many = audited(scales=[scale(seeds=3)])
     entry = many.entry("dnn")
     assert [(e.name, seed) for e, seed in many.surrogates(entry, 2).values()] == [("dnn", 0), ("fc_4", 0)]
+    for seeds in (2, 3, 5):
+        grown = audited(scales=[scale(seeds=seeds)])
+        assert [seed for _, seed in grown.surrogates(grown.entry("dnn"), 0).values()] == [1, 1], (
+            "more seeds change nothing"
+        )
+        assert [seed for _, seed in grown.surrogates(grown.entry("dnn"), 1).values()] == [0, 0]
     one = audited(scales=[scale(seeds=1)])
     assert list(one.surrogates(one.entry("dnn"), 0)) == ["fc_4"], "a network is no surrogate of itself"
     without = small_run()

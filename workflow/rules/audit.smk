@@ -3,6 +3,7 @@ rule audit:
     input:
         ancient(data_of),
         weights=weights_to_audit,
+        attack=FOLDER.root / "records/{slug}/seed{seed}.attack.json",
         attacked=FOLDER.root / "verdicts/{slug}/seed{seed}.npz",
         surrogates=surrogate_weights,
     output:

@@ -55,7 +55,7 @@ rule report:
         rules.figures.output,
         rules.tables.input,
         templates=sorted(str(path) for path in Path("reports").glob("*.typ")),
-        registers=[RUN.config[key] for key in ("claims", "assumptions")] + RUN.audit_files,
+        registers=[RUN.config[key] for key in ("claims", "assumptions")] + list(RUN.audit_files),
         studies=[str(path) for folder in RUN.config["studies"].values() for path in Path(folder).glob("ledger.csv")],
     output:
         report(REPORT, caption="../report/report.rst", category="Report"),
