@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 STATUSES = ("passed", "noted", "found", "skipped")
-COSTS = ("cheap", "full")
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,19 @@ def words(
     except KeyError as error:
         raise KeyError(f"{check}: config/audit.yaml has no words for {status!r}; add {name}.words.{status}") from error
     return str(template).format(value=value, threshold=threshold, n=n, radius=radius)
+
+
+def check_words(settings: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raises ValueError naming check and status where a sentence of `settings` does not take a result's figures."""
+    for name, given in settings.items():
+        for status, sentence in given["words"].items():
+            try:
+                words(f"{name}@0.1", status, 0.5, 0.5, 10, settings)
+            except (KeyError, IndexError, ValueError) as error:
+                raise ValueError(
+                    f"{name}.words.{status}: {sentence!r} cannot be filled in ({error}); it may use {{value}}, "
+                    "{threshold}, {n} and {radius}, with formats of numbers"
+                ) from error
 
 
 def chosen(settings: Mapping[str, Mapping[str, Any]], checks: str) -> dict[str, Mapping[str, Any]]:

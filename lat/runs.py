@@ -45,6 +45,7 @@ RUN_KEYS = ("dataset", "train", "compute")  # of the run file, which a scale may
 LEFT_OUT: Mapping[str, Any] = {"augmentation": Schedule(1).augmentation, "compute": {}}  # what a run file need not say
 TOLD = ("cost", "words")  # of a check: when it is made and how it is told, which changes no result
 FIXED_ATTACKS = ("fgsm", "ifgsm", "pgd", "eot", "cw")  # the fixed attacks that the tables' worst case is made of
+TRANSFER = "transfer"  # the name of what an audit makes on other networks and judges on this one
 ABSENT = "-"
 SAFE = r"[A-Za-z0-9][A-Za-z0-9_.+-]*"
 
@@ -364,6 +365,21 @@ def _attacks(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return chosen(config["attacks"]["file"], "attacks", config["attacks"]["names"])
 
 
+def _checks(file: str, which: str, attacks: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The settings of the checks asked for ("all" or "cheap"), which name none but known attacks."""
+    checks = findings.chosen(described(file, "audit"), which)
+    try:
+        findings.check_words(checks)
+    except ValueError as error:
+        raise RunError(f"{file}: {error}") from error
+    for name, given in checks.items():
+        for key, value in ((key, value) for key, value in given.items() if key not in TOLD):
+            words = [word for word in (value if isinstance(value, list) else [value]) if isinstance(word, str)]
+            if unknown := [word for word in words if word.partition("@")[0] not in (*attacks, TRANSFER)]:
+                raise RunError(f"{file}: {name}.{key}: {unknown[0]!r} is no attack; use one of {', '.join(attacks)}")
+    return checks
+
+
 def _audit(
     config: Mapping[str, Any], scale: Mapping[str, Any], attacks: Mapping[str, Mapping[str, Any]]
 ) -> Audit | None:
@@ -376,7 +392,7 @@ def _audit(
         raise RunError(f"audit.attacks: {twice[0]!r} is among the run's attacks already; leave it out here")
     if fixed := [name for name in own if name in FIXED_ATTACKS]:
         raise RunError(f"audit.attacks: {fixed[0]!r} belongs to the tables' worst case; name it in the run's attacks")
-    checks = findings.chosen(described(given["file"], "audit"), given["checks"])
+    checks = _checks(given["file"], given["checks"], described(config["attacks"]["file"], "attacks"))
     if given["transfer"] is None:
         return Audit(own, checks)
     attack, surrogates = given["transfer"]["attack"], given["transfer"]["cells"]

@@ -17,9 +17,8 @@ from lat.environment import prepare_torch
 from lat.experiment.attack_step import attack_figures, told, whole_worst_case
 from lat.experiment.job import Job, Report, file_digest, load_weights, record_of
 from lat.ledger import Figure, LedgerError, Record
-from lat.runs import FIXED_ATTACKS, Entry, Run
+from lat.runs import FIXED_ATTACKS, TRANSFER, Entry, Run
 
-TRANSFER = "transfer"
 ENOUGH = 500
 """On how many images an attack must have run to count in the worst case over all: an accuracy on fewer is known to no
 better than four points. One that saw every image counts anyway."""

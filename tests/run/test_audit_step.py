@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from small_run import made_record, scale, small_run
 
 from lat import attacks, audit, evaluation, experiment
@@ -17,7 +18,7 @@ from lat.collection import Folder, checked, collect, export, jobs, needs_weights
 from lat.experiment import Audited, Job
 from lat.experiment.audit_step import worst_figures
 from lat.ledger import LedgerError, Record, read_records
-from lat.run_files import RunError
+from lat.run_files import ROOT, RunError
 from lat.runs import Run
 
 AUDIT = {
@@ -248,6 +249,24 @@ def test_a_scale_may_have_its_own_audit_or_none() -> None:
 def test_a_wrong_audit_is_an_error_before_any_job(change: dict[str, Any], complaint: str) -> None:
     with pytest.raises(RunError, match=complaint):
         audited(audit=AUDIT | change)
+
+
+@pytest.mark.parametrize(
+    ("check", "key", "value", "complaint"),
+    [
+        ("single_step", "iterative", "pdg", r"single_step\.iterative: 'pdg' is no attack; use one of fgsm,"),
+        ("worst_case", "attacks", ["fgsm", "pdg@0.1"], r"worst_case\.attacks: 'pdg@0\.1' is no attack"),
+        ("single_step", "words", {"found": "{excess}"}, r"single_step\.words\.found: '\{excess\}' cannot be filled in"),
+    ],
+)
+def test_checks_that_cannot_be_made_or_told_are_an_error_before_any_job(
+    check: str, key: str, value: Any, complaint: str, tmp_path: Path
+) -> None:
+    checks = yaml.safe_load((ROOT / AUDIT["file"]).read_text())
+    checks[check][key] = checks[check][key] | value if isinstance(value, dict) else value
+    (tmp_path / "audit.yaml").write_text(yaml.safe_dump(checks))
+    with pytest.raises(RunError, match=complaint):
+        audited(audit=AUDIT | {"file": str(tmp_path / "audit.yaml")})
 
 
 def test_words_and_cost_of_a_check_change_no_record_and_its_limits_do(run: Run, done: Folder, tmp_path: Path) -> None:
