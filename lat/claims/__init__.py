@@ -41,9 +41,10 @@ def judge(
 
     `tables` are those of `lat.tables.load_tables`; `folder` holds the verdicts by example of the run, as far as they
     are at hand; `equations` is `found` of `lat.statements.read`; `notice` is why the run's own figures judge nothing,
-    where they do not. Each entry has `id`, `claim` (our paraphrase), `kind`,
-    `origin`, `source`, `reported` and `measured`, either with `verdict`, `text` (the figure that decided) and `reason`;
-    `measured` also `by` (a verdict a scale and reading, with all comparisons) and `depends_on`. Differences are points.
+    where they do not. Each entry has `id`, `claim` (our paraphrase), `kind`, `origin`, `added` (None for what was there
+    from the start), `source`, `rule`, `reported` and `measured`, either with `verdict`, `text` (the figure that
+    decided) and `reason`; `measured` also `by` (a verdict a scale and reading, with all comparisons) and `depends_on`.
+    Differences are points.
     """
     content = yaml.safe_load(file.read_text())
     tables = list(tables)

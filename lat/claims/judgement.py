@@ -70,6 +70,7 @@ def judge(
             "claim": " ".join(str(claim["paraphrase"]).split()),
             "kind": claim["kind"],
             "origin": claim["origin"],
+            "added": claim.get("added"),
             "source": claim["source"],
             "rule": _rule(claim),
             "reported": printed[claim["id"]],

@@ -246,6 +246,21 @@ def test_no_claim_is_judged_on_another_dataset(tmp_path: Path) -> None:
         assert judge(tmp_path, [claim("x", "AB")], values, dataset=dataset)["x"]["verdict"] == "not_judged"
 
 
+def test_a_claim_that_came_later_says_so_in_the_terminal_and_for_programs(tmp_path: Path) -> None:
+    listed = [
+        claim("x", "AB"),
+        claim("y", "AB", added={"date": "2026-01-02", "measured": True}),
+        claim("z", "AB", added={"date": "2026-01-02", "measured": False}),
+    ]
+    (tmp_path / "claims.yaml").write_text(yaml.safe_dump({"rules": FILE["rules"], "claims": listed}))
+    found = claims.judge(tmp_path / "claims.yaml", [TABLE], ledger({}), Plan("none", {}, (), {}), tmp_path, None)
+    assert [entry["added"] and entry["added"]["measured"] for entry in found] == [None, True, False]
+    lines = claims.table(found).splitlines()
+    assert lines[lines.index("x") + 1].startswith("  reported: ")
+    assert lines[lines.index("y") + 1] == "  added 2026-01-02, after its rows were measured"
+    assert lines[lines.index("z") + 1] == "  added 2026-01-02, before its rows were measured"
+
+
 # Verdicts by example
 
 
