@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from statistics import median
 from typing import Any
 
 from lat.findings import STATUSES, Result, words
@@ -11,6 +12,7 @@ from lat.measured import WORST_CASE, Ledger, Plan, Rows, Scale, figure
 
 STEP = "audit"
 FIXED = "fixed_attacks"
+RESTARTS = "more_restarts"
 CERTIFIED = "certified"
 
 
@@ -38,6 +40,37 @@ def summary(
         "checks": [{"check": name} | {key: counts[name][key] for key in STATUSES} for name in settings if counts[name]],
         "statuses": list(STATUSES),
         "findings": findings,
+    }
+
+
+def beside_fixed(ledger: Ledger, plan: Plan) -> dict[str, Any] | None:
+    """What the audits say of the worst case over the fixed attacks, each network (a cell's seed) counted once; None
+    where there is no audit.
+
+    `networks` were audited; in `restarted` of them the check RESTARTS was made, and in `weak` of those it found PGD
+    from one start too weak. `median` and `largest`, in points, are how much lower the accuracy over all attacks is than
+    that over the fixed ones, on the images that all of them saw; empty where no audit has attacks of its own.
+    """
+    networks: dict[tuple[str, int], dict[tuple[str, str], float]] = {}
+    for scale in plan.scales:
+        for cell in scale.cells:
+            for row in audited(ledger.rows(scale.name, cell, plan.slugs)):
+                figures = networks.setdefault((row["slug"], row["seed"]), {})
+                figures[row["attack"], row["metric"]] = float(row["value"])
+    if not networks:
+        return None
+    made = [found for found in networks.values() if any((RESTARTS, status) in found for status in ("passed", "found"))]
+    drops = []
+    for found in networks.values():
+        robust = {attack: value for (attack, metric), value in found.items() if metric == "robust_accuracy"}
+        if robust.keys() > {FIXED, WORST_CASE}:
+            drops.append(100 * (robust[FIXED] - robust[WORST_CASE]))
+    return {
+        "networks": len(networks),
+        "restarted": len(made),
+        "weak": sum((RESTARTS, "found") in found for found in made),
+        "median": f"{median(drops):.1f}" if drops else "",
+        "largest": f"{max(drops):.1f}" if drops else "",
     }
 
 

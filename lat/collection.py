@@ -221,13 +221,13 @@ def restore(run: Run, source: Path, folder: Folder) -> tuple[int, int]:
     job.
 
     Returns how many records were put back and how many were left out because the run does not ask for them. A record
-    that the folder has already stays. Raises LedgerError where a file's digest is not its record's; data must be
-    prepared before, so that every record is newer than it.
+    that the folder has already stays. Raises LedgerError where a file's digest is not its record's, or the run asks for
+    none of the records; data must be prepared before, so that every record is newer than it.
     """
     wanted = {(entry.cell.slug, seed, step): entry for entry, seed, step in jobs(run)}
-    exported = Folder(source)
+    exported, records = Folder(source), read_records(source / "records.jsonl")
     put = left = 0
-    for record in read_records(source / "records.jsonl"):
+    for record in records:
         entry = wanted.get((record.cell.slug, record.seed, record.step))
         if entry is None or record.settings != run.settings(entry, record.step):
             left += 1
@@ -242,6 +242,8 @@ def restore(run: Run, source: Path, folder: Folder) -> tuple[int, int]:
             _copy_checked(record, "weights", *(place.weights(entry, record.seed) for place in (exported, folder)))
         dataclasses.replace(record, imported=True).write(path)
         put += 1
+    if left and left == len(records):
+        raise LedgerError(f"{source}: run {run.name!r} asks for none of its {left} records; name their run (--config)")
     return put, left
 
 

@@ -261,10 +261,11 @@ def _claims(
     equations: Mapping[str, Any],
     root: Path,
 ) -> dict[str, Any]:
-    """Every claim judged, and how many have which verdict: of those on figures, of theory, of this project."""
-    judged = claims.judge(
-        root / plan.config["claims"], described, ledger, plan, run, equations["found"], notice(plan, root)
-    )
+    """Every claim judged, and how many have which verdict: of those on figures, of theory, of this project; beside them
+    the project's questions, and which attacks the claims' worst case is over, with what the audits say of it.
+    """
+    file, described = root / plan.config["claims"], list(described)
+    judged = claims.judge(file, described, ledger, plan, run, equations["found"], notice(plan, root))
     groups = {
         "figures": [c for c in judged if c["origin"] == "paper" and c["kind"] in ("empirical", "conjunction")],
         "theory": [c for c in judged if c["kind"] == "theory"],
@@ -273,7 +274,13 @@ def _claims(
     counts = {
         name: {side: claims.counts(group, side) for side in ("reported", "measured")} for name, group in groups.items()
     }
-    return {"judged": judged, "counts": counts}
+    return {
+        "judged": judged,
+        "counts": counts,
+        "questions": _yaml(file)["questions"],
+        "attacks": [tables.LABELS[column] for column in described[0]["columns"] if column != "clean"],
+        "audit": audit_tables.beside_fixed(ledger, plan),
+    }
 
 
 def _duration(seconds: float) -> str:

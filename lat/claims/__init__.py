@@ -2,9 +2,10 @@
 
 The rules stand in that file, and `lat.claims.rules` has them as functions. How intervals and Holm's procedure go
 together: all intervals shown are the plain 95 % ones, uncorrected. They give each claim a verdict; the p-values of the
-same t statistics, joined over columns and comparisons, are corrected by Holm's procedure over the claims of one table
-(of the same origin, at one scale, in one reading), and a verdict whose corrected p is above alpha becomes undecided.
-Both are written: `by_intervals` and `verdict`. McNemar's exact test within each seed stands beside and decides nothing.
+same t statistics, joined over columns and comparisons, are corrected by Holm's procedure over all claims of one table
+that the run asks for at one scale and in one reading, judged or not, and a verdict whose corrected p is above alpha
+becomes undecided. Both are written: `by_intervals` and `verdict`. McNemar's exact test within each seed stands beside
+and decides nothing.
 
 What the file leaves open is decided here: the joint verdict over scales and readings is the one that all judged places
 share, and undecided where they differ; `depends_on` says on what. A conjunction's joint verdict joins those of its
@@ -40,9 +41,10 @@ def judge(
 
     `tables` are those of `lat.tables.load_tables`; `folder` holds the verdicts by example of the run, as far as they
     are at hand; `equations` is `found` of `lat.statements.read`; `notice` is why the run's own figures judge nothing,
-    where they do not. Each entry has `id`, `claim` (our paraphrase), `kind`,
-    `origin`, `source`, `reported` and `measured`, either with `verdict`, `text` (the figure that decided) and `reason`;
-    `measured` also `by` (a verdict a scale and reading, with all comparisons) and `depends_on`. Differences are points.
+    where they do not. Each entry has `id`, `claim` (our paraphrase), `kind`, `origin`, `added` (None for what was there
+    from the start), `source`, `rule`, `reported` and `measured`, either with `verdict`, `text` (the figure that
+    decided) and `reason`; `measured` also `by` (a verdict a scale and reading, with all comparisons) and `depends_on`.
+    Differences are points.
     """
     content = yaml.safe_load(file.read_text())
     tables = list(tables)

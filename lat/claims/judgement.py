@@ -42,7 +42,7 @@ class Joined:
 
     @property
     def family(self) -> tuple[str, ...]:
-        return self.claim["family"], self.claim["origin"], self.scale.name, self.reading
+        return self.claim["family"], self.scale.name, self.reading
 
 
 def judge(
@@ -70,6 +70,7 @@ def judge(
             "claim": " ".join(str(claim["paraphrase"]).split()),
             "kind": claim["kind"],
             "origin": claim["origin"],
+            "added": claim.get("added"),
             "source": claim["source"],
             "rule": _rule(claim),
             "reported": printed[claim["id"]],
@@ -133,7 +134,7 @@ def _empirical(claims: Sequence[Claim], source: Source) -> dict[str, list[dict[s
             joined += [_joined(claim, source, scale, reading) for reading in readings]
     families: dict[tuple[str, ...], list[Joined]] = {}
     for entry in joined:
-        if entry.verdict != NOT_JUDGED:
+        if source.asked(entry.claim, entry.scale, entry.reading):
             families.setdefault(entry.family, []).append(entry)
     adjusted: dict[int, tuple[float, int]] = {}
     for members in families.values():

@@ -67,6 +67,16 @@ class Source:
             and all(scale.belongs(table) and scale.dataset == table["dataset"] for table in tables)
         ]
 
+    def asked(self, claim: Mapping[str, Any], scale: Scale, reading: str) -> bool:
+        """Whether the run asks for both rows of one of the claim's comparisons there, measured yet or not."""
+        return any(
+            all(
+                _is_printed(side) or (scale.name, self.printed.cell(side, reading)) in self.plan.slugs
+                for side in (pair["subject"], pair["reference"])
+            )
+            for pair in claim["comparisons"]
+        )
+
     def compare(self, claim: Mapping[str, Any], scale: Scale, reading: str) -> list[Comparison]:
         """The claim's comparisons at one scale and in one reading."""
         return [self._compare(claim, pair, scale, reading) for pair in claim["comparisons"]]

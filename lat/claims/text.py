@@ -116,6 +116,11 @@ def place(found: Mapping[str, Any]) -> str:
     return str(found["scale"]) + ("" if found["reading"] == DEFAULT else f", {found['reading']}")
 
 
+def added(when: Mapping[str, Any]) -> str:
+    """That a claim was not there from the start: since when, and what was known then."""
+    return f"added {when['date']}, {'after' if when['measured'] else 'before'} its rows were measured"
+
+
 def counts(claims: Iterable[Mapping[str, Any]], side: str) -> dict[str, int]:
     """How many claims have which verdict on `side`, "reported" or "measured"."""
     found = Counter(claim[side]["verdict"] for claim in claims)
@@ -127,6 +132,8 @@ def table(claims: Sequence[Mapping[str, Any]]) -> str:
     out: list[str] = []
     for claim in claims:
         out.append(claim["id"] + ("" if claim["origin"] == "paper" else f"  [{claim['origin']}]"))
+        if claim["added"]:
+            out.append(f"  {added(claim['added'])}")
         out += _lines("reported", claim["reported"])
         measured = claim["measured"]
         depends = f" (depends on the {' and the '.join(measured['depends_on'])})" if measured["depends_on"] else ""

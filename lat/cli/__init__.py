@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lat import devices
 from lat.cli import ledgers, steps
+from lat.cli.asked import ledger_folder
 
 Command = Callable[[argparse.Namespace], int]
 # The mendable errors of modules that only some commands load.
@@ -119,14 +120,18 @@ def parser() -> argparse.ArgumentParser:
     sub = add(
         "claims", ledgers.claims, "judge every claim of the paper, on its printed numbers and on a ledger", run=False
     )
-    sub.add_argument("ledger", nargs="?", type=Path, help="folder with ledger.csv; the run's own unless given")
-    sub.add_argument("--config", help="run file; unless given config.json in the folder, or config/quick.yaml")
+    sub.add_argument(
+        "ledger", nargs="?", type=ledger_folder, help="ledger.csv, or the folder with it; the run's own unless given"
+    )
+    sub.add_argument("--config", help="run file; default: config.json beside the ledger, config/quick.yaml without one")
     sub.add_argument("--results", type=Path, default=Path("results"), help="folder of all runs' results")
     sub.add_argument("--json", action="store_true", help="for programs: every comparison with its figures")
     add("figures", ledgers.figures, "draw the run's figures from its ledger")
     sub = add("report", ledgers.report, "make the PDF from a ledger")
-    sub.add_argument("--reference", type=Path, help="an exported run instead: its report.pdf, from its ledger alone")
+    sub.add_argument(
+        "--reference", type=ledger_folder, help="an exported run instead: its report.pdf, from its ledger alone"
+    )
     sub = add("compare", ledgers.compare, "does a run agree with a reference within the intervals?", run=False)
-    sub.add_argument("run", type=Path, help="folder with the run's ledger.csv")
-    sub.add_argument("reference", type=Path, help="folder with the reference's")
+    sub.add_argument("run", type=ledger_folder, help="the run's ledger.csv, or the folder with it")
+    sub.add_argument("reference", type=ledger_folder, help="the reference's")
     return top

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lat import devices
@@ -27,6 +28,12 @@ def folder_of(options: argparse.Namespace, run: Run) -> Folder:
     from lat.collection import Folder
 
     return Folder(options.results / run.name)
+
+
+def ledger_folder(path: str) -> Path:
+    """The folder of a ledger that is named by its folder or by the file itself."""
+    named = Path(path)
+    return named.parent if named.name == "ledger.csv" else named
 
 
 def job_of(options: argparse.Namespace, run: Run, entry: Entry, step: str) -> Job:

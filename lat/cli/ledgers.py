@@ -84,13 +84,22 @@ def claims(options: argparse.Namespace) -> int:
     from lat import claims, report, runs
     from lat.measured import Plan
 
-    kept = options.ledger / "config.json" if options.ledger else None
-    run = runs.load(options.config or (kept if kept and kept.is_file() else "config/quick.yaml"))
+    run = runs.load(options.config or (_kept_config(options.ledger) if options.ledger else "config/quick.yaml"))
     judged = report.judge(Plan.of(run), options.ledger or folder_of(options, run).root)
     print(
         json.dumps({"claims": judged}, ensure_ascii=False, indent=1) if options.json else claims.table(judged), end=""
     )
     return 0
+
+
+def _kept_config(folder: Path) -> Path:
+    """The run file that an exported run keeps. Raises RunError where the folder has none."""
+    from lat.run_files import RunError
+
+    kept = folder / "config.json"
+    if not kept.is_file():
+        raise RunError(f"{kept}: not there; name the folder of an exported run, or a ledger's run file with --config")
+    return kept
 
 
 def report(options: argparse.Namespace) -> int:

@@ -114,6 +114,8 @@ def test_a_key_that_no_schema_knows_is_named_at_every_depth(name: str) -> None:
         ("cells", lambda content: content[0].update(method="fgsm+pgd")),
         ("claims", lambda content: next(c for c in content["claims"] if c["kind"] == "empirical").pop("margin")),
         ("claims", lambda content: content["rules"]["measured"].update(level=95)),
+        ("claims", lambda content: content["claims"][0].update(added={"date": "24 November", "measured": True})),
+        ("claims", lambda content: content["questions"][0].update(answers={})),
         ("assumptions", lambda content: content["assumptions"][1].pop("not_run")),
         ("assumptions", lambda content: content["assumptions"][0].update(not_run="although it is run")),
     ],
@@ -312,6 +314,19 @@ def test_a_conjunction_joins_claims_that_are_no_conjunctions() -> None:
         for member in claim.get("members", []):
             assert CLAIMS[member]["kind"] in {"empirical", "unreported"}, member
             assert claim["origin"] == CLAIMS[member]["origin"]
+
+
+def test_the_questions_are_answered_by_claims_of_this_project() -> None:
+    answers = [name for entry in read("claims")["questions"] for name in entry["answers"]]
+    assert {CLAIMS[name]["origin"] for name in answers} == {"project"}
+    survives = CLAIMS["layerwise_survives_proper_baselines"]
+    assert {survives["id"], *survives["members"]} <= set(answers)
+
+
+def test_the_claims_that_came_later_say_so() -> None:
+    added = {name: claim["added"]["measured"] for name, claim in CLAIMS.items() if "added" in claim}
+    deep = [f"layerwise_beats_{baseline}_3conv2fc" for baseline in ("fgsm_fixed", "pgd_training", "undirected_noise")]
+    assert added == {"layerwise_beats_interval_bound_training": True} | dict.fromkeys(deep, False)
 
 
 def test_every_table_and_every_equation_has_a_claim() -> None:

@@ -116,17 +116,37 @@ def test_holm_takes_back_what_two_claims_of_a_family_cannot_both_bear(tmp_path: 
         assert (place["by_intervals"], place["verdict"], place["family_size"]) == ("holds", "undecided", 2)
         assert place["p_adjusted"] == pytest.approx(0.06, abs=1e-3)
         assert place["reason"] == "holds by the intervals alone; Holm's p 0.06 over 2 claims"
-    for change in ({"family": "table_3"}, {"origin": "project"}):
-        apart = judge(tmp_path, [claim("x", "AB"), claim("y", "AC", **change)], values)
-        assert {entry["verdict"] for entry in apart.values()} == {"holds"}
+    apart = judge(tmp_path, [claim("x", "AB"), claim("y", "AC", family="table_3")], values)
+    assert {entry["verdict"] for entry in apart.values()} == {"holds"}
     assert judge(tmp_path, [claim("x", "AB")], values)["x"]["verdict"] == "holds"
 
 
-def test_a_claim_that_is_not_judged_is_no_member_of_the_family(tmp_path: Path) -> None:
+def test_the_family_has_the_paper_s_claims_and_the_project_s(tmp_path: Path) -> None:
+    values = {("a", "one"): above(*BARELY), ("b", "one"): FLAT, ("c", "one"): FLAT}
+    found = judge(tmp_path, [claim("x", "AB"), claim("y", "AC", origin="project")], values)
+    assert [(entry["verdict"], entry["by"][0]["family_size"]) for entry in found.values()] == [("undecided", 2)] * 2
+
+
+def test_a_claim_is_a_member_of_the_family_before_its_rows_are_measured(tmp_path: Path) -> None:
+    """C is asked for and not measured yet: what x is worth does not change when it comes."""
     values = {("a", "one"): above(*BARELY), ("b", "one"): FLAT}
-    found = judge(tmp_path, [claim("x", "AB"), claim("y", "AC")], values)
-    assert (found["x"]["verdict"], found["y"]["verdict"]) == ("holds", "not_judged")
-    assert found["y"]["reason"] == "no figures of C"
+    pair = [claim("x", "AB"), claim("y", "AC")]
+    before = judge(tmp_path, pair, values, slugs={("one", "c"): "c-one"})
+    after = judge(tmp_path, pair, values | {("c", "one"): [19.0, 20.0, 99.0]})
+    for found in (before, after):
+        place = found["x"]["by"][0]
+        assert (place["by_intervals"], place["verdict"], place["family_size"]) == ("holds", "undecided", 2)
+    assert (before["y"]["verdict"], before["y"]["reason"]) == ("not_judged", "no figures of C")
+    assert (before["y"]["by"][0]["family_size"], before["y"]["by"][0]["p_adjusted"]) == (2, 1.0)
+
+
+def test_a_claim_that_the_run_does_not_ask_for_is_no_member_of_the_family(tmp_path: Path) -> None:
+    values = {("a", "one"): above(*BARELY), ("b", "one"): FLAT}
+    found = judge(tmp_path, [claim("x", "AB"), claim("y", "AC"), claim("z", "CB")], values)
+    assert [found[name]["verdict"] for name in "xyz"] == ["holds", "not_judged", "not_judged"]
+    assert [found[name]["by"][0]["family_size"] for name in "xyz"] == [1, 0, 0]
+    partly = judge(tmp_path, [claim("x", "AB"), claim("y", "AC", "AB")], values)
+    assert partly["y"]["by"][0]["family_size"] == 2, "one comparison can fail it"
 
 
 def test_equality_on_the_limit_is_undecided_after_holm(tmp_path: Path) -> None:
@@ -201,6 +221,16 @@ def test_a_conjunction_holds_by_all_members_and_stands_in_each_place(tmp_path: P
     assert [place["verdict"] for place in joint("x", "w")["by"] if place["reading"] == "default"] == ["undecided"]
 
 
+def test_a_conjunction_does_not_fail_by_a_member_whose_verdict_holm_took_back(tmp_path: Path) -> None:
+    values = {("b", "one"): above(*BARELY), ("a", "one"): FLAT, ("c", "one"): FLAT}
+    whole = claim("all", kind="conjunction", members=["x", "z"])
+    members = [claim("x", "AB"), claim("z", "BA", scales=["elsewhere"])]
+    assert judge(tmp_path, [whole, *members], values)["all"]["by"][0]["verdict"] == "fails"
+    found = judge(tmp_path, [whole, *members, claim("y", "BC")], values)
+    assert found["x"]["by"][0]["by_intervals"] == "fails"
+    assert (found["all"]["by"][0]["verdict"], found["all"]["verdict"]) == ("undecided", "undecided")
+
+
 def test_a_member_without_a_favourable_reading_enters_it_as_it_is(tmp_path: Path) -> None:
     values = {("a", "one"): FLAT, ("a_best", "one"): above(4.0, 4.1, 3.9), ("b", "one"): above(*SURE)}
     values |= {("c", "one"): FLAT}
@@ -214,6 +244,21 @@ def test_no_claim_is_judged_on_another_dataset(tmp_path: Path) -> None:
     values = {("a", "one"): above(*SURE), ("b", "one"): FLAT}
     for dataset in ("digits", "cifar10"):
         assert judge(tmp_path, [claim("x", "AB")], values, dataset=dataset)["x"]["verdict"] == "not_judged"
+
+
+def test_a_claim_that_came_later_says_so_in_the_terminal_and_for_programs(tmp_path: Path) -> None:
+    listed = [
+        claim("x", "AB"),
+        claim("y", "AB", added={"date": "2026-01-02", "measured": True}),
+        claim("z", "AB", added={"date": "2026-01-02", "measured": False}),
+    ]
+    (tmp_path / "claims.yaml").write_text(yaml.safe_dump({"rules": FILE["rules"], "claims": listed}))
+    found = claims.judge(tmp_path / "claims.yaml", [TABLE], ledger({}), Plan("none", {}, (), {}), tmp_path, None)
+    assert [entry["added"] and entry["added"]["measured"] for entry in found] == [None, True, False]
+    lines = claims.table(found).splitlines()
+    assert lines[lines.index("x") + 1].startswith("  reported: ")
+    assert lines[lines.index("y") + 1] == "  added 2026-01-02, after its rows were measured"
+    assert lines[lines.index("z") + 1] == "  added 2026-01-02, before its rows were measured"
 
 
 # Verdicts by example

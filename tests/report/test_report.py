@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typst
+import yaml
 
 from lat import report
-from lat.ledger import LedgerError, Record
+from lat.ledger import COLUMNS, LedgerError, Record
 from lat.measured import Plan
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -246,6 +248,78 @@ def test_the_first_page_of_a_run_on_the_papers_data_has_its_claims_judged(
     mine = [claim for claim in mine if claim["kind"] in ("empirical", "conjunction")]
     assert counts["holds"] == sum(claim["measured"]["verdict"] == "holds" for claim in mine)
     assert sum(counts.values()) == len(mine)
+
+
+def test_the_first_table_answers_the_project_s_questions(
+    built: tuple[Path, Plan], tmp_path: Path, made: Callable[..., Any], written: Callable[..., Plan]
+) -> None:
+    plan = written(made(cells=("dnn", "adv_input", "noise", "fc_2"), scales=SCALES), tmp_path / "run")
+    report.build(plan, tmp_path / "run", tmp_path / "out.pdf", figures=built[0] / "build/out/figures")
+    found = said(placed(tmp_path / "build/out", "table")[0])
+    judged = {claim["id"]: claim for claim in content(tmp_path)["claims"]["judged"]}
+    for entry in yaml.safe_load((ROOT / "config/claims.yaml").read_text())["questions"]:
+        assert entry["question"] in found
+        for name, label in entry["answers"].items():
+            places = judged[name]["measured"]["by"]
+            assert f"{label} {'calibrated' if places else 'not judged'}" in found, "the run has no 3Conv2FC"
+    (place,) = judged["fgsm_exceeds_reported_adv_input"]["measured"]["by"]
+    assert f"calibrated : {place['verdict']} {place['brief']}" in found
+    marks = [said(mark) for mark in placed(tmp_path / "build/out", "<added>")]
+    later = [claim["added"] for claim in judged.values() if claim["added"]]
+    words = [f"{when['date']} , {'after' if when['measured'] else 'before'} its rows" for when in later]
+    assert found.count("(added 2026-11-24 , before its rows were measured)") == len(marks) - len(later) == 2
+    assert all(word in mark for word, mark in zip(words, marks[2:], strict=True)), "in the section on every claim"
+
+
+def said(content: Any) -> str:
+    """The words of what Typst finds, with a blank between its pieces."""
+    pieces = list(content.values()) if isinstance(content, dict) else content
+    own = [content["text"]] if isinstance(content, dict) and isinstance(content.get("text"), str) else []
+    below = [said(piece) for piece in pieces if isinstance(piece, dict | list)]
+    return " ".join(word.strip() for word in (*own, *below) if word.strip())
+
+
+def audits(ledger: Path, plan: Plan, *found: tuple[str, int, Mapping[str, float], str]) -> None:
+    """Adds audits at the calibrated scale: a cell, a seed, robust accuracies by attack, a status of `more_restarts`."""
+    with ledger.open("a", newline="") as stream:
+        writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
+        for cell, seed, robust, status in found:
+            own: dict[str, Any] = dict.fromkeys(COLUMNS, "") | {"cell": cell, "seed": seed, "step": "audit"}
+            own |= {"scale": "calibrated", "slug": plan.slugs["calibrated", cell], "width": 10, "status": "ok"}
+            for attack, value in robust.items():
+                writer.writerow(own | {"attack": attack, "metric": "robust_accuracy", "value": value, "n": 1000})
+            writer.writerow(own | {"attack": "more_restarts", "metric": status, "value": 1.0, "n": 1000})
+
+
+def test_the_first_page_says_what_the_audits_know_of_the_worst_case(
+    built: tuple[Path, Plan], tmp_path: Path, made: Callable[..., Any], written: Callable[..., Plan]
+) -> None:
+    plan, run = written(made(cells=("dnn", "fc_2", "fc_4"), scales=SCALES), tmp_path / "run"), tmp_path / "run"
+
+    def first_page(plan: Plan) -> tuple[Any, str]:
+        """What is known of the audits, and the paragraph on the worst case."""
+        report.build(plan, run, tmp_path / "out.pdf", figures=built[0] / "build/out/figures")
+        paragraphs = [said(par) for par in placed(tmp_path / "build/out", "par")]
+        (found,) = [text for text in paragraphs if text.startswith("The worst case in these verdicts")]
+        return content(tmp_path)["claims"]["audit"], found
+
+    audit, paragraph = first_page(plan)
+    assert audit is None
+    assert paragraph.endswith("is over the 5 fixed attacks of the tables alone ( FGSM, IFGSM, PGD, EoT, C&W ).")
+    audits(
+        run / "ledger.csv",
+        plan,
+        ("dnn", 0, {"fixed_attacks": 0.5, "worst_case": 0.46, "apgd_t": 0.46}, "found"),
+        ("fc_2", 0, {"fixed_attacks": 0.4, "worst_case": 0.39, "apgd_t": 0.39}, "passed"),
+        ("fc_4", 0, {"fixed_attacks": 0.3, "worst_case": 0.1, "apgd_t": 0.2}, "found"),
+        ("fc_4", 1, {"fixed_attacks": 0.3, "worst_case": 0.3}, "skipped"),  # no attack beyond the fixed ones
+    )
+    calibrated = replace(plan.scales[0], cells=(*plan.scales[0].cells, "again"))  # a second name for one network
+    slugs = {**plan.slugs, ("calibrated", "again"): plan.slugs["calibrated", "dnn"]}
+    audit, paragraph = first_page(replace(plan, scales=(calibrated, plan.scales[1]), slugs=slugs))
+    assert audit == {"networks": 4, "restarted": 3, "weak": 2, "median": "4.0", "largest": "20.0"}
+    assert "in 2 of 3 the check of more restarts found one start of PGD too" in paragraph
+    assert "accuracy is lower by 4.0 points in the median and by 20.0 at most" in paragraph
 
 
 def test_reported_tables_beyond_the_run_are_listed(built: tuple[Path, Plan]) -> None:

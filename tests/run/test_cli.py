@@ -74,6 +74,31 @@ def test_gaps_are_named(place: Path, done: Folder, digits_root: Path, capsys: py
         assert lat(place, digits_root, "collect") == 0
 
 
+def test_claims_are_judged_by_the_run_file_that_the_ledger_s_folder_keeps_or_that_is_named(
+    place: Path, done: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["claims", str(done.root)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"lat claims: {done.root / 'config.json'}: not there")
+    assert "--config" in error
+    said = []
+    for words in ([done.root, "--config", place / "run.json"], [place / "kept"], [place / "kept/ledger.csv"]):
+        assert cli.main(["claims", *map(str, words)]) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1] == said[2]
+
+
+def test_a_ledger_is_named_by_its_folder_or_by_its_file(
+    place: Path, done: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["compare", str(done.root), str(place / "kept")]) == 0
+    said = capsys.readouterr().out
+    assert cli.main(["compare", str(done.root / "ledger.csv"), str(place / "kept/ledger.csv")]) == 0
+    assert capsys.readouterr().out == said
+    words = ["report", "--reference", str(place / "kept/ledger.csv")]
+    assert cli.parser().parse_args(words).reference == place / "kept"
+
+
 def test_a_checkpoint_is_attacked_by_its_file(
     place: Path, done: Folder, digits_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

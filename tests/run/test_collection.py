@@ -227,6 +227,13 @@ def test_only_what_the_run_asks_for_is_put_back(run: Run, folder: Folder, tmp_pa
     assert restore(other, tmp_path / "kept", Folder(tmp_path / "other")) == (4, 4)
 
 
+def test_an_export_of_which_the_run_asks_for_nothing_is_refused(run: Run, folder: Folder, tmp_path: Path) -> None:
+    collect(run, folder, folder.root)
+    export(run, folder, tmp_path / "kept")
+    with pytest.raises(LedgerError, match=r"kept: run 'small' asks for none of its 8 records; name their run"):
+        restore(small_run(scales=[scale(width=7)]), tmp_path / "kept", Folder(tmp_path / "other"))
+
+
 def test_a_record_that_is_there_already_stays(run: Run, folder: Folder, tmp_path: Path) -> None:
     collect(run, folder, folder.root)
     export(run, folder, tmp_path / "kept")
