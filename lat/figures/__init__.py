@@ -41,16 +41,17 @@ def write(
         "training_loss": curves.training_series(records, plan, names, "loss"),
         "fig_1": relu.describe(),
     }
-    radius, epoch = "radius of the attack (PGD)", "epoch"
+    radius, epoch = "radius of PGD in L∞, pixels in [0, 1]", "epoch"
+    looks = curves.looks([*series["epsilon"], *series["training_loss"]])
     if any(entry["points"] for entry in series["epsilon"]):
         accuracy = "robust accuracy, per cent"
-        curves.draw(series["epsilon"], folder / "epsilon.svg", x=radius, y=accuracy, mark=NOMINAL_RADIUS)
+        curves.draw(series["epsilon"], looks, folder / "epsilon.svg", x=radius, y=accuracy, mark=NOMINAL_RADIUS)
     if any(entry["points"] for entry in series["training_accuracy"]):
-        accuracy = "clean accuracy, per cent"
-        curves.draw(series["training_accuracy"], folder / "training_accuracy.svg", x=epoch, y=accuracy)
-        curves.draw(series["training_loss"], folder / "training_loss.svg", x=epoch, y="training loss", log=True)
+        errors, error = curves.errors(series["training_accuracy"]), "clean error, per cent"
+        curves.draw(errors, looks, folder / "training_error.svg", x=epoch, y=error, log=True)
+        curves.draw(series["training_loss"], looks, folder / "training_loss.svg", x=epoch, y="training loss", log=True)
     relu.draw(folder / "fig_1.svg")
-    for table in built:
+    for table in filter(dots.measured, built):
         dots.draw(table, folder / f"dots_{table['id']}.svg")
     if calibrated is not None and any(entry["distance"] is not None for entry in calibrated["widths"]):
         labels = {column["key"]: column["label"] for table in built for column in table["columns"]}
