@@ -43,13 +43,14 @@ def write(
     }
     radius, epoch = "radius of PGD in L∞, pixels in [0, 1]", "epoch"
     looks = curves.looks([*series["epsilon"], *series["training_loss"]])
-    if any(entry["points"] for entry in series["epsilon"]):
+    for number, part in enumerate(curves.parts(series["epsilon"]), 1):
         accuracy = "robust accuracy, per cent"
-        curves.draw(series["epsilon"], looks, folder / "epsilon.svg", x=radius, y=accuracy, mark=NOMINAL_RADIUS)
-    if any(entry["points"] for entry in series["training_accuracy"]):
-        errors, error = curves.errors(series["training_accuracy"]), "clean error, per cent"
-        curves.draw(errors, looks, folder / "training_error.svg", x=epoch, y=error, log=True)
-        curves.draw(series["training_loss"], looks, folder / "training_loss.svg", x=epoch, y="training loss", log=True)
+        curves.draw(part, looks, folder / f"epsilon_{number}.svg", x=radius, y=accuracy, mark=NOMINAL_RADIUS)
+    for number, part in enumerate(curves.parts(curves.errors(series["training_accuracy"])), 1):
+        error = "clean error, per cent"
+        curves.draw(part, looks, folder / f"training_error_{number}.svg", x=epoch, y=error, log=True)
+    for number, part in enumerate(curves.parts(series["training_loss"]), 1):
+        curves.draw(part, looks, folder / f"training_loss_{number}.svg", x=epoch, y="training loss", log=True)
     relu.draw(folder / "fig_1.svg")
     for table in filter(dots.measured, built):
         dots.draw(table, folder / f"dots_{table['id']}.svg")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from lat.figures.style import GREY, MARKER, canvas, label_ends, look, margins
 from lat.ledger import Record
@@ -22,6 +24,9 @@ GROUPS = (
     ("layers", "Layers perturbed, default reading"),
     ("favourable", "Layers perturbed, most favourable reading"),
 )
+ACROSS = 2
+"""How many scales stand side by side."""
+
 Series = dict[str, Any]
 Looks = Mapping[str, Mapping[str, Any]]
 
@@ -87,6 +92,7 @@ def _series(
     tuned = cell.endswith("_best") and group(cell, method) == "input"
     return {
         "scale": scale.name,
+        "model": scale.model,
         "width": scale.width,
         "cell": cell,
         "label": labels.get((scale.name, cell), cell) + (", tuned" if tuned else ""),
@@ -104,6 +110,15 @@ def _radius(name: str) -> float:
 def errors(accuracies: Iterable[Series]) -> list[Series]:
     """The same series as 1 - accuracy, in per cent: on a logarithmic axis accuracies near 1 are told apart."""
     return [entry | {"points": [[at, 100 * (1 - value)] for at, value in entry["points"]]} for entry in accuracies]
+
+
+def parts(series: Iterable[Series]) -> list[list[Series]]:
+    """The series that make a figure each: those of two consecutive scales of one network; none without any points."""
+    found: list[list[Series]] = []
+    for _, same in itertools.groupby(series, key=lambda entry: entry["model"]):
+        scales = [list(of) for _, of in itertools.groupby(same, key=lambda entry: entry["scale"])]
+        found += [[*itertools.chain(*scales[start : start + ACROSS])] for start in range(0, len(scales), ACROSS)]
+    return [part for part in found if any(entry["points"] for entry in part)]
 
 
 def looks(series: Iterable[Series]) -> Looks:
@@ -169,7 +184,8 @@ def _panel(axes: Any, series: Sequence[Series], looks: Looks, *, log: bool, mark
         values = [value if log else 100 * value for _, value in entry["points"]]
         if values:
             # a few markers, staggered: fractions of the panel's diagonal along the line
-            style: dict[str, Any] = {"markersize": MARKER, "markevery": (0.03 * place, 0.3), **looks[entry["label"]]}
+            every = (0.03 * place, 0.3) if len(values) > 1 else None
+            style: dict[str, Any] = {"markersize": MARKER, "markevery": every, **looks[entry["label"]]}
             axes.plot([at for at, _ in entry["points"]], values, label=entry["label"], **style)
     if mark is not None:
         axes.axvline(mark, color=GREY, linewidth=0.5, linestyle=":")
@@ -180,9 +196,13 @@ def _panel(axes: Any, series: Sequence[Series], looks: Looks, *, log: bool, mark
         ]
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
+    else:
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     if log:
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
         axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
     else:
         axes.set_ylim(0, 100)
     axes.margins(x=0)

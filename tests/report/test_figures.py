@@ -181,6 +181,30 @@ def test_a_name_has_one_look_in_all_panels_and_figures_and_shares_it_in_none(
     assert all(len(look) == 1 for look in found.values())
 
 
+def test_one_epoch_is_seen_and_epochs_are_whole(tmp_path: Path, figures: list[Figure]) -> None:
+    common = {"scale": "a", "model": "4fc", "width": 10, "group": "input", "standard": False, "reason": ""}
+    series = [common | {"label": "one", "points": [[1.0, 30.0]]}]
+    curves.draw(series, curves.looks(series), tmp_path / "a.svg", x="epoch", y="clean error, per cent", log=True)
+    marked = (tmp_path / "a.svg").read_text().count(f'style="fill: {style.look(0)["color"].lower()};')
+    assert marked == 2, "the point and its name"
+    axes = figures[0].axes[0]
+    assert all(float(tick).is_integer() for tick in axes.get_xticks())
+    assert "30" in [label.get_text() for label in axes.get_yticklabels()]
+    assert not any(label.get_text() for label in axes.get_yticklabels(minor=True))
+
+
+def test_a_figure_holds_at_most_two_scales_of_one_network(run: tuple[Path, Plan]) -> None:
+    def series(scale: str, model: str, *points: list[float]) -> dict[str, Any]:
+        return {"scale": scale, "model": model, "points": list(points)}
+
+    point = [1.0, 0.5]
+    given = [series("a", "4fc", point), series("a", "4fc"), series("b", "4fc", point), series("c", "4fc", point)]
+    given += [series("d", "vgg16", point), series("e", "wrn28")]
+    assert curves.parts(given) == [given[:3], given[3:4], given[4:5]]
+    measured = curves.epsilon_series(read_ledger(run[0] / "ledger.csv"), run[1], {})
+    assert curves.parts(measured) == [measured]
+
+
 def test_errors_are_what_accuracy_lacks_in_per_cent() -> None:
     assert curves.errors([{"cell": "dnn", "points": [[1.0, 0.75]]}]) == [{"cell": "dnn", "points": [[1.0, 25.0]]}]
 

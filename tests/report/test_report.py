@@ -63,6 +63,17 @@ def test_only_tables_with_measured_lines_are_drawn_as_dots(built: tuple[Path, Pl
     assert shown == {f"figures/{name}" for name in files}
 
 
+def test_every_part_of_a_figure_of_curves_is_shown(built: tuple[Path, Plan], tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    shutil.copytree(built[0] / "build/out", work)
+    shutil.copyfile(work / "figures/epsilon_1.svg", work / "figures/epsilon_2.svg")
+    changed = content(built[0])
+    changed["figures"]["files"] = sorted([*changed["figures"]["files"], "epsilon_2.svg"])
+    (work / "report.json").write_text(json.dumps(changed))
+    shown = [image["source"] for image in placed(work, "image")]
+    assert [name for name in shown if "epsilon" in name] == ["figures/epsilon_1.svg", "figures/epsilon_2.svg"]
+
+
 def test_a_family_of_readings_without_a_ranked_point_has_no_table(built: tuple[Path, Plan], tmp_path: Path) -> None:
     work = tmp_path / "work"
     shutil.copytree(built[0] / "build/out", work)
