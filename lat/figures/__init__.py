@@ -41,16 +41,18 @@ def write(
         "training_loss": curves.training_series(records, plan, names, "loss"),
         "fig_1": relu.describe(),
     }
-    radius, epoch = "radius of the attack (PGD)", "epoch"
-    if any(entry["points"] for entry in series["epsilon"]):
+    radius, epoch = "radius of PGD in L∞, pixels in [0, 1]", "epoch"
+    looks = curves.looks([*series["epsilon"], *series["training_loss"]])
+    for number, part in enumerate(curves.parts(series["epsilon"]), 1):
         accuracy = "robust accuracy, per cent"
-        curves.draw(series["epsilon"], folder / "epsilon.svg", x=radius, y=accuracy, mark=NOMINAL_RADIUS)
-    if any(entry["points"] for entry in series["training_accuracy"]):
-        accuracy = "clean accuracy, per cent"
-        curves.draw(series["training_accuracy"], folder / "training_accuracy.svg", x=epoch, y=accuracy)
-        curves.draw(series["training_loss"], folder / "training_loss.svg", x=epoch, y="training loss", log=True)
+        curves.draw(part, looks, folder / f"epsilon_{number}.svg", x=radius, y=accuracy, mark=NOMINAL_RADIUS)
+    for number, part in enumerate(curves.parts(curves.errors(series["training_accuracy"])), 1):
+        error = "clean error, per cent"
+        curves.draw(part, looks, folder / f"training_error_{number}.svg", x=epoch, y=error, log=True)
+    for number, part in enumerate(curves.parts(series["training_loss"]), 1):
+        curves.draw(part, looks, folder / f"training_loss_{number}.svg", x=epoch, y="training loss", log=True)
     relu.draw(folder / "fig_1.svg")
-    for table in built:
+    for table in filter(dots.measured, built):
         dots.draw(table, folder / f"dots_{table['id']}.svg")
     if calibrated is not None and any(entry["distance"] is not None for entry in calibrated["widths"]):
         labels = {column["key"]: column["label"] for table in built for column in table["columns"]}

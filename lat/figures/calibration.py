@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lat.figures.style import BLUE, GREEN, GREY, ORANGE, RED, canvas, label_ends, margins
-
-COLOURS = (BLUE, RED, GREEN, ORANGE)
+from lat.figures.style import GREY, MARKER, RED, canvas, label_ends, look, margins
 
 
 def draw(calibration: Mapping[str, Any], labels: Mapping[str, str], path: Path) -> None:
@@ -17,18 +15,19 @@ def draw(calibration: Mapping[str, Any], labels: Mapping[str, str], path: Path) 
     with canvas(path, 2.5) as fig:
         left, right = fig.subplots(1, 2, width_ratios=[3, 2])
         ends = []
-        for key, colour in zip(calibration["columns"], COLOURS, strict=True):
+        for place, key in enumerate(calibration["columns"]):
+            style = look(place)
             at = [entry["width"] for entry in widths]
             means = [100 * entry["means"][key] for entry in widths]
             bars = [[max(m - 100 * e["intervals"][key][0], 0) for m, e in zip(means, widths, strict=True)]]
             bars += [[max(100 * e["intervals"][key][1] - m, 0) for m, e in zip(means, widths, strict=True)]]
-            left.errorbar(at, means, yerr=bars, color=colour, marker="o", markersize=2.5, elinewidth=0.6)
-            left.axhline(100 * calibration["reported"][key], color=colour, linestyle=(0, (4, 2)), linewidth=0.7)
+            left.errorbar(at, means, yerr=bars, markersize=MARKER, elinewidth=0.6, **style)
+            left.axhline(100 * calibration["reported"][key], color=style["color"], linestyle=(0, (4, 2)), linewidth=0.7)
             if means:
-                ends.append((means[-1], labels.get(key, key), colour))
+                ends.append((means[-1], labels.get(key, key), style))
         left.set_ylim(0, 100)
         left.set_ylabel("accuracy, per cent")
-        left.set_title("Measured (points, 95 % interval) and reported (dashed)")
+        left.set_title("Measured (with intervals) and reported (dashed)")
         right.plot(
             [e["width"] for e in widths], [e["distance"] for e in widths], color=GREY, marker="o", markersize=2.5
         )

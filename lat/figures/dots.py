@@ -8,19 +8,17 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.markers import CARETLEFTBASE, CARETRIGHTBASE
 
-from lat.figures.style import BLACK, BLUE, GREY, RED, canvas, margins
-
-COLOURS = (BLUE, RED)
-MARKERS = ("o", "s")
+from lat.figures.style import BLACK, GREY, MARKER, canvas, look, margins
 
 
 def draw(table: Mapping[str, Any], path: Path) -> None:
     """`table` comes from `lat.tables.build`. Diamond: reported; filled: default reading; hollow: most favourable.
 
-    Rows without any number are left out.
+    Intervals are cut at 0 and 100 per cent, with an arrow where they go on. Rows without any number are left out.
     """
-    rows = [row for row in table["rows"] if row["reported"] or any(line["state"] == "ok" for line in row["lines"])]
+    rows = [row for row in table["rows"] if row["reported"] or _measured(row)]
     columns = table["columns"]
     with canvas(path, 0.95 + 0.27 * len(rows)) as fig:
         panels = fig.subplots(1, len(columns), squeeze=False)[0]
@@ -33,7 +31,7 @@ def draw(table: Mapping[str, Any], path: Path) -> None:
                     _dots(axes, place, shift, _estimates(rows, scale["name"], reading, key), reading == "favourable")
             reported = [(height, row["reported"][key]) for height, row in enumerate(rows) if key in row["reported"]]
             places, values = [height for height, _ in reported], [100 * value for _, value in reported]
-            axes.plot(values, places, "D", color=BLACK, markersize=3.6, zorder=4)
+            axes.plot(values, places, "D", color=BLACK, markersize=3.6, zorder=4, clip_on=False)
             axes.set_title(column["label"])
             axes.set_xlim(0, 100)
             axes.set_ylim(len(rows) - 0.5, -0.5)
@@ -46,6 +44,15 @@ def draw(table: Mapping[str, Any], path: Path) -> None:
         panels[len(panels) // 2].set_xlabel("accuracy, per cent")
         margins(fig, left=1.45, right=0.15, top=0.5, bottom=0.4, between=(0.22, 0))
         fig.legend(handles=_legend(table), loc="upper center", ncols=6, fontsize=6.5, handletextpad=0.2)
+
+
+def _measured(row: Mapping[str, Any]) -> bool:
+    return any(line["state"] == "ok" for line in row["lines"])
+
+
+def measured(table: Mapping[str, Any]) -> bool:
+    """Whether there is anything measured in the table to draw beside what is reported."""
+    return any(_measured(row) for row in table["rows"])
 
 
 def _estimates(
@@ -65,23 +72,25 @@ def _dots(
 ) -> None:
     if not found:
         return
-    colour = COLOURS[place % len(COLOURS)]
+    style: dict[str, Any] = {"markersize": MARKER, "linestyle": "", "clip_on": False, **look(place)}
     heights = [height + shift for height, _ in found]
     low, high = ([100 * min(max(e[end], 0), 1) for _, e in found] for end in ("low", "high"))
-    axes.hlines(heights, low, high, color=colour, linewidth=0.8, zorder=2)
-    face = "white" if hollow else colour
+    axes.hlines(heights, low, high, color=style["color"], linewidth=0.8, zorder=2)
+    for edge, arrow, beyond in (
+        (0, CARETLEFTBASE, [height for height, (_, e) in zip(heights, found, strict=True) if e["low"] < 0]),
+        (100, CARETRIGHTBASE, [height for height, (_, e) in zip(heights, found, strict=True) if e["high"] > 1]),
+    ):
+        axes.plot([edge] * len(beyond), beyond, zorder=2, **style | {"marker": arrow})
     means = [100 * e["mean"] for _, e in found]
-    marker = MARKERS[place % len(MARKERS)]
-    axes.plot(means, heights, marker, color=colour, markerfacecolor=face, markersize=3.2, zorder=3)
+    axes.plot(means, heights, markerfacecolor="white" if hollow else style["color"], zorder=3, **style)
 
 
 def _legend(table: Mapping[str, Any]) -> list[Line2D]:
     handles = [Line2D([], [], color=BLACK, marker="D", markersize=3.6, linestyle="", label="reported")]
     for place, scale in enumerate(table["scales"]):
-        style: dict[str, Any] = {"color": COLOURS[place % len(COLOURS)], "marker": MARKERS[place % len(MARKERS)]}
-        label = f"{scale['name']}, width {scale['width']}"
-        handles.append(Line2D([], [], markersize=3.2, linewidth=0.8, label=label, **style))
+        style: dict[str, Any] = {"markersize": MARKER, "linewidth": 0.8, **look(place)}
+        handles.append(Line2D([], [], label=f"{scale['name']}, width {scale['width']}", **style))
     if any(line["reading"] == "favourable" for row in table["rows"] for line in row["lines"]):
-        hollow: dict[str, Any] = {"markerfacecolor": "white", "markersize": 3.2, "linestyle": ""}
+        hollow: dict[str, Any] = {"markerfacecolor": "white", "markersize": MARKER, "linestyle": ""}
         handles.append(Line2D([], [], color=GREY, marker="o", label="hollow: most favourable reading", **hollow))
     return handles

@@ -17,17 +17,18 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from lat.cells import FULLY_CONNECTED
-from lat.figures.style import BLUE, GREEN, GREY, RED, canvas, margins
+from lat.figures.style import BLUE, GREY, MARKER, RED, canvas, look, margins
 from lat.ledger import LedgerError, Record
 from lat.measured import Plan
 
 BOUNDS = {"chain": ("tightness_chain", BLUE, "o"), "local": ("tightness_local", RED, "s")}
 BOUND_LABELS = {
-    "chain": "chain bound: ε |W_l| … |W_1| 1, from the input",
-    "local": "local bound: |W_l| |Δh|, from the true change of the layer's input",
+    "chain": r"chain bound: $\varepsilon |W_l| \cdots |W_1| \mathbf{1}$, from the input",
+    "local": r"local bound: $|W_l| |\Delta h|$, from the true change of the layer's input",
 }
-PAIRINGS = {"same": (BLUE, "same batch"), "slot": (RED, "slot (Algorithm 1)"), "mean": (GREEN, "batch mean")}
-SCOPES = {"local": ("-", "o"), "network": ((0, (4, 1.5)), "s")}
+PAIRINGS = {"same": "same batch", "slot": "slot (Algorithm 1)", "mean": "batch mean"}
+PAIRING_LOOKS = {pairing: look(place) for place, pairing in enumerate(PAIRINGS)}
+SCOPES: dict[str, Any] = {"local": "-", "network": (0, (4, 1.5))}
 COMPARED = (("closed", "local", "slot"), ("closed", "local", "same"), ("propagated", "network", "same"))
 """The readings (form, scope, pairing) in the table beside what FGSM truly does; the first is the tables' default."""
 COMPARED_FIGURES = (
@@ -259,12 +260,11 @@ def _lines(axes: Axes, series: Sequence[dict[str, Any]]) -> None:
     for height in (0, 1):
         axes.axhline(height, color=GREY, linewidth=0.7, linestyle=(0, (1, 1.5)))
     for place, entry in enumerate(series):
-        colour, (dashes, marker) = PAIRINGS[entry["pairing"]][0], SCOPES[entry["scope"]]
         points = entry["points"]
         at = [layer + 0.05 * (place - (len(series) - 1) / 2) for layer in range(len(points))]
         medians = [point["median"] for point in points]
         bars = [[point["median"] - point["low"] for point in points], [p["high"] - p["median"] for p in points]]
-        style: dict[str, Any] = {"color": colour, "linestyle": dashes, "marker": marker, "markersize": 2.4}
+        style = {"linestyle": SCOPES[entry["scope"]], "markersize": 2.4, **PAIRING_LOOKS[entry["pairing"]]}
         axes.errorbar(at, medians, yerr=bars, elinewidth=0.5, **style)
     layers = [point["layer"] for point in series[0]["points"]] if series else []
     axes.set_xticks(range(len(layers)), layers)
@@ -272,8 +272,10 @@ def _lines(axes: Axes, series: Sequence[dict[str, Any]]) -> None:
 
 
 def _legend() -> list[Line2D]:
-    handles = [Line2D([], [], color=colour, label=label) for colour, label in PAIRINGS.values()]
-    for scope, (dashes, marker) in SCOPES.items():
-        style: dict[str, Any] = {"color": GREY, "linestyle": dashes, "marker": marker, "markersize": 2.4}
-        handles.append(Line2D([], [], label=f"scope {scope}", **style))
+    handles = []
+    for pairing, label in PAIRINGS.items():
+        style: dict[str, Any] = {"linestyle": "", "markersize": MARKER, **PAIRING_LOOKS[pairing]}
+        handles.append(Line2D([], [], label=label, **style))
+    for scope, dashes in SCOPES.items():
+        handles.append(Line2D([], [], label=f"scope {scope}", color=GREY, linestyle=dashes))
     return handles

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,21 +17,26 @@ from lat.ledger import atomic
 WIDTH = 6.7
 """Width of the report's text, inches."""
 
-BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PINK = (
+BLACK, ORANGE, SKY, GREEN, BLUE, RED, PINK = (
     "#000000",
     "#E69F00",
     "#56B4E9",
     "#009E73",
-    "#B8A800",
     "#0072B2",
     "#D55E00",
     "#CC79A7",
 )
-"""Okabe and Ito's palette, told apart with any colour vision; its yellow darkened to be seen on paper."""
+"""Okabe and Ito's palette without its yellow, which is too light on paper; told apart with any colour vision."""
+
+WINE, INDIGO = "#882255", "#332288"
+"""Two of Tol's, told apart from the others too."""
 
 GREY = "#777777"
-CYCLE = (BLUE, RED, GREEN, ORANGE, PINK, SKY, YELLOW, BLACK)
-DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)))
+CYCLE = (BLUE, RED, GREEN, ORANGE, PINK, SKY, BLACK, WINE, INDIGO)
+MARKERS = ("o", "s", "^", "v", "D", "P", "X", "*", "<")
+
+MARKER = 3.2
+"""Size of a marker, points."""
 
 SETTINGS: Any = {
     "svg.hashsalt": "lat",
@@ -83,9 +88,10 @@ def margins(
     )
 
 
-def look(place: int) -> dict[str, object]:
-    """Colour and dashes of the line in this place; no two of the first 24 look alike."""
-    return {"color": CYCLE[place % len(CYCLE)], "linestyle": DASHES[place // len(CYCLE) % len(DASHES)]}
+def look(place: int) -> dict[str, str]:
+    """Colour and marker of the line in this place: the first nine share neither, no two of the first 81 both."""
+    count = len(CYCLE)
+    return {"color": CYCLE[place % count], "marker": MARKERS[(place + place // count) % count]}
 
 
 def spread(heights: Sequence[float], gap: float, low: float, high: float) -> list[float]:
@@ -106,27 +112,33 @@ def spread(heights: Sequence[float], gap: float, low: float, high: float) -> lis
 
 def label_ends(
     axes: Axes,
-    ends: Sequence[tuple[float, str, str]],
+    ends: Sequence[tuple[float, str, Mapping[str, Any]]],
     absent: Sequence[str] = (),
     gap: float = 0.075,
     *,
     hairs: bool = True,
 ) -> None:
-    """Labels to the right of the axes, one for each (height of a line's end, text, colour), without overlap.
+    """Labels to the right of the axes, one for each (height of a line's end, text, `look` of the line), without
+    overlap, behind the line's marker.
 
     With `hairs`, a hair line leads from a label that had to move to the end that it belongs to. Heights are data; the
     axes' limits must be set before. `absent` are names without a line: below the others, in grey italics.
     """
     low = axes.get_ylim()[0]
     scale = axes.transData + axes.transAxes.inverted()
+    inch = 1 / (axes.get_position().width * WIDTH)
+    hair, sample, name = (1 + inch * start for start in (0.02, 0.1, 0.25))
     at = axes.get_xlim()[1]
     heights = [
         float(min(max(scale.transform((at, end))[1], 0), 1)) if end > 0 or low <= 0 else 0.0 for end, _, _ in ends
     ]
     moved = spread([*(-1.0 for _ in absent), *heights], gap, 0.0, 1.0)
-    for name, height in zip(absent, moved, strict=False):
-        axes.text(1.06, height, name, color=GREY, transform=axes.transAxes, va="center", fontsize=6.2, style="italic")
-    for (_, text, colour), own, place in zip(ends, heights, moved[len(absent) :], strict=True):
+    for text, height in zip(absent, moved, strict=False):
+        axes.text(name, height, text, color=GREY, transform=axes.transAxes, va="center", fontsize=6.2, style="italic")
+    for (_, text, line), own, place in zip(ends, heights, moved[len(absent) :], strict=True):
+        beside: dict[str, Any] = {"color": line["color"], "transform": axes.transAxes, "clip_on": False}
         if hairs:
-            axes.plot([1.01, 1.05], [own, place], color=colour, linewidth=0.5, transform=axes.transAxes, clip_on=False)
-        axes.text(1.06, place, text, color=colour, transform=axes.transAxes, va="center", fontsize=6.2)
+            axes.plot([hair, sample], [own, place], linewidth=0.5, **beside)
+        axes.plot([sample, sample + 0.12 * inch], [place, place], **beside)
+        axes.plot([sample + 0.06 * inch], [place], marker=line.get("marker", ""), markersize=MARKER, **beside)
+        axes.text(name, place, text, color=BLACK, transform=axes.transAxes, va="center", fontsize=6.2)

@@ -58,6 +58,49 @@ def test_equal_inputs_give_equal_bytes(built: tuple[Path, Plan], tmp_path: Path)
     assert again.read_bytes() == (built[0] / "out.pdf").read_bytes()
 
 
+def test_only_tables_with_measured_lines_are_drawn_as_dots(built: tuple[Path, Plan]) -> None:
+    files = content(built[0])["figures"]["files"]
+    assert [name for name in files if name.startswith("dots_")] == [f"dots_table_{n}.svg" for n in (1, 2)]
+    shown = {image["source"] for image in placed(built[0] / "build/out", "image")}
+    assert shown == {f"figures/{name}" for name in files}
+
+
+def test_every_part_of_a_figure_of_curves_is_shown(built: tuple[Path, Plan], tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    shutil.copytree(built[0] / "build/out", work)
+    shutil.copyfile(work / "figures/epsilon_1.svg", work / "figures/epsilon_2.svg")
+    changed = content(built[0])
+    changed["figures"]["files"] = sorted([*changed["figures"]["files"], "epsilon_2.svg"])
+    (work / "report.json").write_text(json.dumps(changed))
+    shown = [image["source"] for image in placed(work, "image")]
+    assert [name for name in shown if "epsilon" in name] == ["figures/epsilon_1.svg", "figures/epsilon_2.svg"]
+
+
+def test_a_family_of_readings_without_a_ranked_point_has_no_table(built: tuple[Path, Plan], tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    shutil.copytree(built[0] / "build/out", work)
+    point = {"base": "adv_pgd", "changes": "", "rank": None, "text": {}}
+    group = {"family": "pgd", "scale": "wide", "width": 256, "measured": 1, "asked": 10, "diverged": 1, "winner": None}
+    counts = []
+    for rank in (None, 1):
+        changed = content(built[0])
+        groups = [group | {"points": [point | {"rank": rank}]}]
+        changed["studies"]["readings"]["found"] = {"columns": ["clean"], "images": None, "groups": groups}
+        (work / "report.json").write_text(json.dumps(changed))
+        counts.append(len(placed(work, "table")))
+    assert counts[1] == counts[0] + 1
+
+
+def test_assumptions_name_the_papers_tables_by_their_numbers(built: tuple[Path, Plan]) -> None:
+    cells = json.dumps([table["children"] for table in placed(built[0] / "build/out", "table")])
+    assert "VIII" in cells
+    assert "table 8" not in cells
+
+
+def test_the_report_says_that_intervals_are_not_cut(built: tuple[Path, Plan]) -> None:
+    assert "is not cut at 0 or 100" in json.dumps(placed(built[0] / "build/out", "par"), ensure_ascii=False)
+
+
 def test_every_section_is_there_in_order(built: tuple[Path, Plan]) -> None:
     def plain(body: Any) -> str:
         if body.get("func") == "space":
