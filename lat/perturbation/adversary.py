@@ -26,7 +26,8 @@ class PerturbationError(RuntimeError):
 class LayerwiseAdversary:
     """Adds the layer perturbations of Algorithm 1 to the outputs of named layers, in any training loop.
 
-    A layer is an nn.Linear, or an nn.Conv or nn.ConvTranspose of one to three axes.
+    A layer is an nn.Linear, or an nn.Conv or nn.ConvTranspose of one to three axes, or of a subclass that keeps torch's
+    forward; its weight may be parametrized (torch.nn.utils.parametrize) by what gives the same weight at every reading.
 
         adversary = LayerwiseAdversary(model, layers=["fc2", "fc3"], epsilon=Normal(0, 0.1))
         with adversary:                     # adds R^t to the outputs of the named layers
@@ -65,8 +66,9 @@ class LayerwiseAdversary:
     * A model, or a layer, in eval mode inside the block goes unperturbed.
     * `update()` without a backward pass through the block's outputs raises PerturbationError.
     * A name that is no such layer, a convolution padded with other than zeros or unequally, a wider scope that leads
-      through a module or operation that radii cannot pass, a layer called twice in one block, or (gradient at the
-      activation) a network that is no chain of layers and ReLU modules, raises SiteError, which names it.
+      through a module or operation that radii cannot pass, a layer called twice in one block or under
+      torch.utils.checkpoint, or (gradient at the activation) a network that is no chain of layers and ReLU modules,
+      raises SiteError, which names it.
     * Under autocast R is computed in float32 and added in the dtype of the layer's output; a scaled loss changes no
       sign, and a gradient that overflows to no number has none (R is 0 there).
     * `state_dict()` and `load_state_dict()` hold R, the generator with its seed and the count, and resume bit for bit.

@@ -9,6 +9,7 @@ import torch
 from plain_network import batch, network
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.nn.utils import parametrizations
 
 from lat import AbsNormal, Fixed, Law, LayerwiseAdversary, Normal, PerturbationError, Reading, SiteError
 from lat.cells import DRAWS, GRADIENTS
@@ -159,6 +160,28 @@ def test_a_fully_connected_layer_may_take_rows_of_rows_and_has_a_direction_for_e
     radius = [sum(abs(v) for v in row) for row in model[0].weight.tolist()]
     expected = [[[0.5 * q * s for q, s in zip(radius, signs, strict=True)]] * 2 for signs in [(1, -1, 0), (-1, 1, 1)]]
     assert torch.allclose(adversary.perturbations["0"], torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_r_is_formed_from_the_weight_that_a_parametrization_gives(gradient: str) -> None:
+    model = nn.Sequential(parametrizations.weight_norm(nn.Linear(2, 3), dim=None)).double()
+    part = model[0].parametrizations["weight"]
+    adversary = LayerwiseAdversary(model, ["0"], 0.5, Reading(gradient=gradient))
+    x = torch.ones(2, 2, dtype=torch.float64)
+    for _ in range(2):
+        model.zero_grad()
+        with adversary:
+            loss = model(x).sum()
+        loss.backward()
+        adversary.update()
+    g, v = (value.detach().clone().requires_grad_() for value in (part.original0, part.original1))
+    w = g * v / v.norm()
+    R = 0.5 * w.abs().sum(1)
+    assert torch.allclose(adversary.perturbations["0"], R.detach().expand(2, 3), rtol=1e-12, atol=0)
+    plain = (x @ w.T).sum() + model[0].bias.detach().sum() * 2
+    expected = torch.autograd.grad(plain + (2 * R.sum() if gradient == "attached" else 0), (g, v))
+    for found, exact in zip((part.original0, part.original1), expected, strict=True):
+        assert torch.allclose(found.grad, exact, rtol=1e-12, atol=1e-12)
 
 
 # State ---------------------------------------------------------------------------------------------------------------
