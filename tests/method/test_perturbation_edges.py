@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils import parametrizations
 
 from lat import AbsNormal, Fixed, Law, LayerwiseAdversary, Normal, PerturbationError, Reading, SiteError
-from lat.cells import DRAWS, GRADIENTS
+from lat.cells import DRAWS, FORMS, GRADIENTS
 from lat.laws import draw_epsilon
 
 NAMED = ("fc2", "fc4")
@@ -237,9 +237,62 @@ def test_a_deep_copy_is_read_as_the_original_and_shares_no_tensor_with_it(readin
     assert (twin.layers, twin.law, twin.reading, twin.seed) == (NAMED, Normal(0, 0.1), reading, 3)
     mine, its = (found.state_dict()["terms"] for found in (adversary, twin))
     for name in NAMED:
-        for key in ("direction", "eps"):
+        tensors = {key for key, value in mine[name].items() if isinstance(value, Tensor)}
+        assert tensors == ({"perturbation"} if reading.gradient == "detached" else {"direction", "eps"})
+        for key in tensors:
             assert torch.equal(mine[name][key], its[name][key])
             assert mine[name][key].data_ptr() != its[name][key].data_ptr()
+
+
+@pytest.mark.parametrize("draw", DRAWS)
+@pytest.mark.parametrize("form", FORMS)
+def test_a_detached_state_holds_the_bytes_of_r_and_an_attached_one_those_of_what_it_is_formed_of(
+    form: str, draw: str
+) -> None:
+    n, word = 4, 8
+    for gradient in GRADIENTS:
+        adversary = LayerwiseAdversary(network(), NAMED, Normal(0, 0.1, draw), Reading(form, gradient=gradient))
+        learn(adversary, 0)
+        terms = adversary.state_dict()["terms"]
+        tensors = [value for term in terms.values() for value in term.values() if isinstance(value, Tensor)]
+        R = n * sum(adversary.model.get_submodule(name).out_features for name in NAMED)
+        direction = (
+            R if form == "closed" else n * sum(adversary.model.get_submodule(name).in_features for name in NAMED)
+        )
+        eps = {"batch": 2, "sample": 2 * n, "element": direction}[draw]
+        held = R if gradient == "detached" else direction + eps
+        assert sum(t.untyped_storage().nbytes() for t in tensors) == word * held
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_a_state_is_loaded_onto_the_models_device(gradient: str) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)).double()
+    here, there = (
+        LayerwiseAdversary(placed, ["1", "3"], 0.1, Reading(scope="network", gradient=gradient))
+        for placed in (model, copy.deepcopy(model).to("meta"))
+    )
+    learn(here, 0)
+    there.load_state_dict(here.state_dict() | {"generator": None, "device": None})
+    state = there.state_dict()
+    parts = [state["seen"]["tensors"], *state["terms"].values()]
+    tensors = [value for part in parts for value in part.values() if isinstance(value, Tensor)]
+    assert len(tensors) == {"detached": 2, "attached": 3}[gradient]  # R, or the directions and 1 / sigma
+    assert all(tensor.is_meta for tensor in tensors)
+
+
+def test_draws_go_on_on_the_device_that_the_model_has_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU that was the second on one machine may be the first on another; one of another type draws other numbers."""
+    adversary, other = (LayerwiseAdversary(network(), NAMED, Normal(0, 0.1), seed=seed) for seed in (3, 4))
+    learn(adversary, 0)
+    made: list[str] = []
+    generator = torch.Generator
+    monkeypatch.setattr(torch, "Generator", lambda device: made.append(str(device)) or generator(device))
+    other.load_state_dict(adversary.state_dict() | {"device": "cpu:3"})
+    for t in (1, 2):
+        assert torch.equal(learn(other, t), learn(adversary, t))
+    assert made == ["cpu"]
+    with pytest.raises(PerturbationError, match=r"drawn on 'cuda:3', and the model lies on 'cpu', where other numbers"):
+        other.load_state_dict(adversary.state_dict() | {"device": "cuda:3"})
 
 
 def test_what_is_copied_together_with_its_adversary_is_the_copys() -> None:
