@@ -58,8 +58,8 @@ class LayerwiseAdversary:
       starts at its own input, with a radius of 1. What joins from elsewhere does not move: its radius is 0.
     * The propagated form finds dL/dx from the gradient at the output of the one first layer, through its weights; it
       raises SiteError where several layers come first, or more than flatten, ReLU or dropout before it.
-    * Radii do not depend on the data but for sigma: where the way leads through a convolution they are kept, and formed
-      again once a weight or sigma has changed by a bit.
+    * Radii do not depend on the data but for sigma: where the way leads through a convolution they are kept between two
+      steps of an optimiser, and formed again once a weight or sigma has changed by a bit.
     * The first batch, and the first after `reset()`, goes unperturbed (t = 0).
     * A batch of another size than R's, or of images of another size, goes unperturbed, as at t = 0, and is counted in
       `skipped`.

@@ -286,11 +286,12 @@ def test_draws_go_on_on_the_device_that_the_model_has_here(monkeypatch: pytest.M
     learn(adversary, 0)
     made: list[str] = []
     generator = torch.Generator
-    monkeypatch.setattr(torch, "Generator", lambda device: made.append(str(device)) or generator(device))
-    other.load_state_dict(adversary.state_dict() | {"device": "cpu:3"})
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "Generator", lambda device: made.append(str(device)) or generator(device))
+        other.load_state_dict(adversary.state_dict() | {"device": "cpu:3"})
+    assert made == ["cpu"]
     for t in (1, 2):
         assert torch.equal(learn(other, t), learn(adversary, t))
-    assert made == ["cpu"]
     with pytest.raises(PerturbationError, match=r"drawn on 'cuda:3', and the model lies on 'cpu', where other numbers"):
         other.load_state_dict(adversary.state_dict() | {"device": "cuda:3"})
 
