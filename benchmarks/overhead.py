@@ -1,17 +1,20 @@
 """What Algorithm 1 costs: processor time of a training step of layer-wise rows over a plain one.
 
-    .venv/bin/python benchmarks/overhead.py                # every network that is registered
-    .venv/bin/python benchmarks/overhead.py 4fc vgg16       # some of them
+    .venv/bin/python benchmarks/overhead.py                                  # the small networks, scopes local, network
+    .venv/bin/python benchmarks/overhead.py 4fc vgg16                        # some of them
+    .venv/bin/python benchmarks/overhead.py --readings propagated cw         # other readings
+    .venv/bin/python benchmarks/overhead.py --full vgg16                     # VGG16 as it is, a few steps of batch 8
 
 The step is that of `lat.training.fit`, on random images of the dataset's shape; law and reading are the tables' default
-but for the scope. The plain and the perturbed side run in turns on one torch thread, and a pair of turns gives one
-ratio, so that what slows the machine down slows both. Printed is the median ratio of all pairs.
+but for what a column's reading says. The plain and the perturbed side run in turns on one torch thread, and a pair of
+turns gives one ratio, so that what slows the machine down slows both. Printed is the median ratio of all pairs and, in
+brackets, their quartiles.
 """
 
 from __future__ import annotations
 
+import argparse
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +26,13 @@ from lat import defences, models
 from lat.cells import Cell, Law, Reading, Schedule
 from lat.sites import PERTURBABLE
 
-SCOPES = ("local", "network")
+READINGS = {
+    "local": Reading(),
+    "network": Reading(scope="network"),
+    "propagated": Reading("propagated"),
+    "propagated network": Reading("propagated", "network"),
+    "cw": Reading(scope="network", source="cw"),
+}
 FULLY_CONNECTED = {"FC Layer-4": ("fc4",), "FC-3&4": ("fc3", "fc4"), "MLPo": ("fc2", "fc3", "fc4")}
 
 
@@ -52,6 +61,10 @@ NETWORKS = (
     Network("vgg16", 16, CIFAR, 10, 1),
     Network("wrn10", 1, CIFAR, 10, 1, classes=100),
 )
+FULL = (
+    Network("vgg16", 64, CIFAR, 5, 1, batch=8),
+    Network("wrn28", 10, CIFAR, 3, 1, batch=8, classes=100),
+)
 
 
 def every_layer_but_the_first(network: Network) -> dict[str, tuple[str, ...]]:
@@ -61,9 +74,9 @@ def every_layer_but_the_first(network: Network) -> dict[str, tuple[str, ...]]:
     return {"All-o": tuple(names[1:])}
 
 
-def cell(network: Network, layers: tuple[str, ...] = (), scope: str = "local") -> Cell:
-    """The cell of a row; without layers the plain one."""
-    law, reading = (Law("normal", 0.1), Reading(scope=scope)) if layers else (None, None)
+def cell(network: Network, layers: tuple[str, ...] = (), reading: Reading | None = None) -> Cell:
+    """The cell of a row in a reading; without layers and reading the plain one."""
+    law = Law("normal", 0.1) if layers else None
     method = "layerwise" if layers else "standard"
     plan = Schedule(1, network.batch)
     return Cell("random", network.model, network.width, method, layers, law, reading, None, False, plan)
@@ -94,33 +107,43 @@ def turn(network: Network, asked: Cell, x: torch.Tensor, y: torch.Tensor) -> Cal
     return steps
 
 
-def ratio(network: Network, asked: Cell) -> float:
-    """The median over all pairs of turns of the time of `asked` over that of the plain cell."""
+def ratios(network: Network, asked: Cell) -> list[float]:
+    """The time of `asked` over that of the plain cell, in each pair of turns."""
     generator = torch.Generator().manual_seed(0)
     x = torch.rand((network.steps, network.batch, *network.shape), generator=generator)
     y = torch.randint(network.classes, (network.steps, network.batch), generator=generator)
     sides = turn(network, cell(network), x, y), turn(network, asked, x, y)
     for side in sides:
         side()  # the first turn allocates the optimiser's state and R
-    ratios = []
+    found = []
     for pair in range(network.pairs):
         spent = {side: side() for side in (sides if pair % 2 else sides[::-1])}  # neither side is always the second
-        ratios.append(spent[sides[1]] / spent[sides[0]])
-    return statistics.median(ratios)
+        found.append(spent[sides[1]] / spent[sides[0]])
+    return found
+
+
+def shown(found: list[float]) -> str:
+    """The median and the quartiles, as a cell of the table."""
+    low, median, high = statistics.quantiles(found, n=4, method="inclusive")
+    return f"{median:.2f} ({low:.2f}-{high:.2f})"
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("networks", nargs="*", help="models to take; all that are registered where none is named")
+    parser.add_argument("--readings", nargs="+", choices=READINGS, default=["local", "network"], help="the columns")
+    parser.add_argument("--full", action="store_true", help="the full VGG16 and WRN-28-10 instead of small networks")
+    given = parser.parse_args()
     torch.set_num_threads(1)
-    wanted = sys.argv[1:] or list(models.MODELS)
-    print("| network | row | " + " | ".join(f"scope {scope}" for scope in SCOPES) + " |")
-    print("| --- | --- |" + " ---: |" * len(SCOPES))
-    for network in NETWORKS:
-        if network.model not in wanted or network.model not in models.MODELS:
+    print("| network | row | " + " | ".join(given.readings) + " |")
+    print("| --- | --- |" + " ---: |" * len(given.readings))
+    for network in FULL if given.full else NETWORKS:
+        if network.model not in (given.networks or models.MODELS):
             continue
         for title, layers in (network.rows or every_layer_but_the_first(network)).items():
-            ratios = [ratio(network, cell(network, layers, scope)) for scope in SCOPES]
-            shown = " | ".join(f"{value:.2f}" for value in ratios)
-            print(f"| {network.model}, width {network.width} | {title} | {shown} |", flush=True)
+            columns = [ratios(network, cell(network, layers, READINGS[name])) for name in given.readings]
+            line = " | ".join([f"{network.model}, width {network.width}", title, *map(shown, columns)])
+            print(f"| {line} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ Every function works on each example by itself: the first axis counts examples, 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
@@ -108,22 +107,22 @@ def _project_l2(v: Images, c: Images, radius: float, box: tuple[float, float]) -
 
     The Lagrangian of the problem is separable, and its minimiser is z(t) = clip(c + t d, box) with d = v - c and t in
     [0, 1]. In coordinate i the shift |z_i(t) - c_i| = min(t |d_i|, m_i), m_i being the room that the box leaves on that
-    side, so ||z(t) - c||^2 is quadratic in t between the break points m_i / |d_i|. Sorting them gives the t at which it
-    equals radius^2 exactly.
+    side. With the coordinates known that stop at the box, ||z(t) - c|| = radius gives t at once. Where only some of
+    them are known that t is too small, and what stops at it stops at the right one too: from none on, each round finds
+    more of them, and all once it finds no more. Every operation here has a deterministic form on a GPU.
     """
     low, high = box
     d = (v - c).flatten(1).double()
     room = torch.where(d > 0, (high - c).flatten(1), (c - low).flatten(1)).double()
-    breaks = torch.where(d != 0, room / d.abs(), torch.full_like(d, math.inf))
-    breaks, order = breaks.sort(1)
-    full = room.gather(1, order).square().where(breaks.isfinite(), torch.zeros_like(d))
-    slope = d.gather(1, order).square()
-    stopped = full.cumsum(1) - full  # squared shift of the coordinates that stop before this break point
-    moving = slope.flip(1).cumsum(1).flip(1)  # squared speed of those that do not
-    reach = stopped + breaks.square() * moving
-    segment = (reach < radius**2).sum(1, keepdim=True).clamp_(max=d.shape[1] - 1)
-    left = (radius**2 - stopped.gather(1, segment)).clamp_(min=0.0)
-    t = (left / moving.gather(1, segment).clamp_(min=torch.finfo(d.dtype).tiny)).sqrt()
+    stopped = torch.zeros_like(d, dtype=torch.bool)
+    while True:
+        left = (radius**2 - room.square().where(stopped, 0).sum(1, keepdim=True)).clamp_(min=0.0)
+        moving = d.square().where(~stopped, 0).sum(1, keepdim=True)
+        t = (left / moving.clamp_(min=torch.finfo(d.dtype).tiny)).sqrt().clamp_(max=1.0)
+        found = stopped | (t * d.abs() >= room)
+        if torch.equal(found, stopped):
+            break
+        stopped = found
     z = (c + (t * d).view_as(c).to(c.dtype)).clamp_(low, high)
     length = size(z - c, "l2").clamp_(min=torch.finfo(c.dtype).tiny)  # what rounding left over is scaled away
     factor = (radius / length).clamp_(max=1.0).view(-1, *[1] * (c.dim() - 1))

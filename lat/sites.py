@@ -16,6 +16,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn import functional
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.utils import checkpoint
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 TransposedConvolution = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
@@ -36,8 +39,9 @@ class SiteError(ValueError):
 def layer(model: nn.Module, name: str) -> Layer:
     """The fully connected or convolutional layer `name` of `model`.
 
-    Raises SiteError for a name that is no layer (listing those there are), is a layer of another kind (naming it), or
-    is a convolution whose padding eq. (8) does not cover: not of zeros, or not the same on both sides.
+    Raises SiteError for a name that is no layer (listing those there are), is a layer of another kind (naming it), has
+    a forward of its own or a weight that changes when it is read, or is a convolution whose padding eq. (8) does not
+    cover: not of zeros, or not the same on both sides.
     """
     modules = dict(model.named_modules())
     known = [key for key, module in modules.items() if isinstance(module, PERTURBABLE)]
@@ -50,9 +54,34 @@ def layer(model: nn.Module, name: str) -> Layer:
         raise SiteError(
             f"layers: {name!r} is a {type(module).__name__}, which cannot be perturbed; name one of {', '.join(known)}"
         )
+    if not keeps_forward(module):
+        raise SiteError(
+            f"layers: {name!r} is a {type(module).__name__}, whose forward is not that of nn.{_kind(module).__name__}, "
+            "so that its weight does not say what it computes; keep torch's forward, and change the weight by "
+            "torch.nn.utils.parametrize"
+        )
+    if parametrize.is_parametrized(module, "weight") and any(
+        isinstance(part, _SpectralNorm)
+        for part in module.parametrizations["weight"]  # type: ignore[index]
+    ):
+        raise SiteError(
+            f"layers: {name!r} has spectral_norm, whose power iteration goes on whenever the weight is read, as R "
+            "needs it; use weight_norm, or name another layer"
+        )
     if isinstance(module, CONVOLUTIONS):
         _refuse_padding(module, name)
     return module
+
+
+def _kind(module: nn.Module) -> type[nn.Module]:
+    return next(kind for kind in PERTURBABLE if isinstance(module, kind))
+
+
+def keeps_forward(module: Layer) -> bool:
+    """Whether a layer, maybe of a subclass, computes its output as torch's class does."""
+    kind = _kind(module)
+    methods = [name for name in ("forward", "_conv_forward") if hasattr(kind, name)]
+    return all(getattr(getattr(module, name), "__func__", None) is getattr(kind, name) for name in methods)
 
 
 def _refuse_padding(module: Convolution, name: str) -> None:
@@ -80,7 +109,13 @@ def refuse_compiled(model: nn.Module) -> None:
 
 
 class Tracer(fx.Tracer):
-    """Traces what `functools.wraps` has wrapped: a forward that checks its types at run time refuses fx's proxies."""
+    """Traces what `functools.wraps` has wrapped: a forward that checks its types at run time refuses fx's proxies.
+
+    A layer of a subclass that keeps torch's forward is one module of the graph, as torch's own are.
+    """
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return (isinstance(m, PERTURBABLE) and keeps_forward(m)) or super().is_leaf_module(m, module_qualified_name)
 
     def create_args_for_root(
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
@@ -211,6 +246,11 @@ class _Hook(_Uncopied):
         tap.sizes[name] = tuple(x.shape[1:])
         if not module.training:
             return None
+        if _checkpointed():
+            raise SiteError(
+                f"layers: {name!r} runs under torch.utils.checkpoint, which runs it once more in backward(), where no "
+                "perturbation is added; call it outside the checkpointed part"
+            )
         if name in tap.edges:
             raise SiteError(
                 f"layers: {name!r} was called twice inside one block; a perturbation needs one forward pass"
@@ -221,6 +261,14 @@ class _Hook(_Uncopied):
         if changed.requires_grad:
             changed.register_hook(_Sum(tap.gradients, name))
         return changed
+
+
+def _checkpointed() -> bool:
+    """Whether what calls this is run by torch.utils.checkpoint, in either of its modes."""
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_globals is not vars(checkpoint):
+        frame = frame.f_back
+    return frame is not None
 
 
 class _Read(_Uncopied):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -48,11 +49,13 @@ FUNCTIONS: Mapping[object, str] = {
     functional.avg_pool1d: "pool", functional.avg_pool2d: "pool", functional.avg_pool3d: "pool",
     functional.adaptive_avg_pool1d: "pool", functional.adaptive_avg_pool2d: "pool",
     functional.adaptive_avg_pool3d: "pool",
+    functional.dropout: "dropout", functional.dropout1d: "dropout", functional.dropout2d: "dropout",
+    functional.dropout3d: "dropout", functional.alpha_dropout: "dropout", functional.feature_alpha_dropout: "dropout",
 }  # fmt: skip
 IN_PLACE: tuple[object, ...] = (torch.relu_, "relu_", operator.iadd, "add_")
 PASSED = (
     f"modules: {', '.join(kind.__name__ for kind in MODULES)}; functions and methods: relu, flatten(1), "
-    "max_pool1d to 3d, avg_pool1d to 3d, adaptive_avg_pool1d to 3d, and + of two layers' outputs"
+    "max_pool1d to 3d, avg_pool1d to 3d, adaptive_avg_pool1d to 3d, the dropouts, and + of two layers' outputs"
 )
 
 
@@ -99,7 +102,7 @@ def through_function(
     """The bound on the output of a traced function or method from those on its inputs, its leading arguments.
 
     `name` is that of the traced operation, `args` and `kwargs` are what follows the inputs. Raises BoundsError for an
-    operation that bounds cannot pass.
+    operation that bounds cannot pass, and for dropout that is called for training.
     """
     does = FUNCTIONS.get(target)
     call: Callable[..., Tensor] = torch.flatten if target == "flatten" else target
@@ -109,6 +112,15 @@ def through_function(
         return flattened(domain, name, lambda x: call(x, *args, **kwargs), values[0])
     if does == "pool" and len(values) == 1:
         return pooled(domain, name, lambda x: call(x, *args, **kwargs), settings_of(target, args, kwargs), values[0])
+    if does == "dropout" and len(values) == 1:
+        given = inspect.signature(target).bind(*values, *args, **kwargs)
+        given.apply_defaults()
+        if given.arguments["training"]:
+            raise BoundsError(
+                f"{name!r} ({target.__name__}) is called for training, where its output is no fixed function of its "
+                "input and nothing bounds it; give it training=self.training, and call eval() first"
+            )
+        return values[0]
     if does == "add" and len(values) == 2 and not args and not kwargs:
         one, other = values
         if domain.shape(one) != domain.shape(other):
@@ -195,4 +207,4 @@ def shares_memory(modules: Mapping[str, nn.Module], kind: str, target: Any, kwar
         return True
     if kind == "call_module":
         return type(modules[str(target)]) in (nn.Flatten, nn.Identity, *DROPOUTS)
-    return FUNCTIONS.get(target) == "flatten"
+    return FUNCTIONS.get(target) in ("flatten", "dropout")

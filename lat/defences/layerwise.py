@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from lat.cells import Cell, CellError, own_seed
 from lat.defences.ascent import ascent, summed_margin
-from lat.defences.base import Defence, placed
+from lat.defences.base import Defence
 from lat.models.layer_sets import layer_set
 from lat.perturbation import LayerwiseAdversary
 
@@ -77,10 +77,7 @@ class Layerwise(Defence):
         return {"adversary": self.adversary.state_dict(), "starts": starts}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        adversary = placed(state["adversary"], self.device)
-        if adversary["device"] is not None:  # a GPU may have another number here
-            adversary["device"] = str(self.device)
-        self.adversary.load_state_dict(adversary)
+        self.adversary.load_state_dict(state["adversary"])
         self._starts = None
         if state["starts"] is not None:
             self._starts = self.generator("delta", self.device)

@@ -26,7 +26,8 @@ class PerturbationError(RuntimeError):
 class LayerwiseAdversary:
     """Adds the layer perturbations of Algorithm 1 to the outputs of named layers, in any training loop.
 
-    A layer is an nn.Linear, or an nn.Conv or nn.ConvTranspose of one to three axes.
+    A layer is an nn.Linear, or an nn.Conv or nn.ConvTranspose of one to three axes, or of a subclass that keeps torch's
+    forward; its weight may be parametrized (torch.nn.utils.parametrize) by what gives the same weight at every reading.
 
         adversary = LayerwiseAdversary(model, layers=["fc2", "fc3"], epsilon=Normal(0, 0.1))
         with adversary:                     # adds R^t to the outputs of the named layers
@@ -57,16 +58,17 @@ class LayerwiseAdversary:
       starts at its own input, with a radius of 1. What joins from elsewhere does not move: its radius is 0.
     * The propagated form finds dL/dx from the gradient at the output of the one first layer, through its weights; it
       raises SiteError where several layers come first, or more than flatten, ReLU or dropout before it.
-    * Radii do not depend on the data but for sigma: where the way leads through a convolution they are kept, and formed
-      again once a weight or sigma has changed by a bit.
+    * Radii do not depend on the data but for sigma: where the way leads through a convolution they are kept between two
+      steps of an optimiser, and formed again once a weight or sigma has changed by a bit.
     * The first batch, and the first after `reset()`, goes unperturbed (t = 0).
     * A batch of another size than R's, or of images of another size, goes unperturbed, as at t = 0, and is counted in
       `skipped`.
     * A model, or a layer, in eval mode inside the block goes unperturbed.
     * `update()` without a backward pass through the block's outputs raises PerturbationError.
     * A name that is no such layer, a convolution padded with other than zeros or unequally, a wider scope that leads
-      through a module or operation that radii cannot pass, a layer called twice in one block, or (gradient at the
-      activation) a network that is no chain of layers and ReLU modules, raises SiteError, which names it.
+      through a module or operation that radii cannot pass, a layer called twice in one block or under
+      torch.utils.checkpoint, or (gradient at the activation) a network that is no chain of layers and ReLU modules,
+      raises SiteError, which names it.
     * Under autocast R is computed in float32 and added in the dtype of the layer's output; a scaled loss changes no
       sign, and a gradient that overflows to no number has none (R is 0 there).
     * `state_dict()` and `load_state_dict()` hold R, the generator with its seed and the count, and resume bit for bit.
@@ -273,10 +275,10 @@ class LayerwiseAdversary:
 
     def _keep(self, terms: dict[str, Term], seen: Seen, formed: Mapping[str, Tensor]) -> None:
         """R and no more where it is detached; where it is attached, all that it is formed of in the next block."""
-        attached = self.reading.gradient == "attached"
-        for name, term in terms.items():
-            term.perturbation = None if attached else formed[name]
-        self._terms, self._seen = terms, seen if attached else Seen({}, {})
+        if self.reading.gradient == "detached":
+            terms = {name: Term(None, None, formed[name], term.rows, term.size) for name, term in terms.items()}
+            seen = Seen({}, {})
+        self._terms, self._seen = terms, seen
 
     def _terms_of(self, tap: Tap, mend: str) -> dict[str, Term]:
         one_draw = self.reading.scope != "local" and self.law.draw != "element"
@@ -340,8 +342,12 @@ class LayerwiseAdversary:
     # State -----------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """R, what it is formed of where it is attached, the generator's state and seed, and the count of skipped
-        batches: tensors, numbers, text and None.
+        """R where it is detached, else what it is formed of; the generator's state, device and seed; and the count of
+        skipped batches: tensors, numbers, text and None.
+
+        One tensor a layer grows with the batch: R (n, *out), or the direction (n, *out) in form `closed` and (n, *in)
+        at the scope's start, shared by the layers, in `propagated`. Beside it an attached R holds epsilon, as large
+        for draws an element, and 1 / sigma and the maxima's positions (int64) of the pass.
         """
         return {
             "terms": {
@@ -362,17 +368,27 @@ class LayerwiseAdversary:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Resume from `state_dict()`. Raises SiteError where it is of an adversary on other layers."""
+        """Resume from `state_dict()`, on the device on which the model lies here.
+
+        Raises SiteError where the state is of an adversary on other layers, and PerturbationError where epsilon was
+        drawn on another type of device, which draws other numbers.
+        """
         if state["terms"] and set(state["terms"]) != set(self.layers):
             raise SiteError(
                 f"state of layers {', '.join(state['terms'])}; this adversary perturbs {', '.join(self.layers)}"
             )
-        self._terms = {name: Term(**term) for name, term in state["terms"].items()}
-        self._seen = Seen(**state["seen"])
+        device = self._formation.like.device
+        if state["device"] is not None and torch.device(state["device"]).type != device.type:
+            raise PerturbationError(
+                f"the state's epsilon was drawn on {state['device']!r}, and the model lies on {str(device)!r}, where "
+                "other numbers are drawn; move the model before its state is loaded"
+            )
+        self._terms = {name: Term(**_placed(term, device)) for name, term in state["terms"].items()}
+        self._seen = Seen(state["seen"]["sizes"], _placed(state["seen"]["tensors"], device))
         self.seed = state["seed"]
         self._generator = None
         if state["generator"] is not None:
-            self._generator = torch.Generator(state["device"])
+            self._generator = torch.Generator(device)
             self._generator.set_state(state["generator"])
         self.skipped = state["skipped"]
         self._tap = None
@@ -384,3 +400,7 @@ class LayerwiseAdversary:
         memo[id(self)] = twin
         twin.load_state_dict(copy.deepcopy(self.state_dict(), memo))
         return twin
+
+
+def _placed(values: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in values.items()}

@@ -19,19 +19,24 @@ from lat.sites import CONVOLUTIONS, TRANSPOSED, Layer, layer
 
 @dataclass
 class Term:
-    """What one layer's R is made of: `direction` is sign(dL/dy) (closed), the sign of the gradient at the scope's start
-    (propagated), or delta at the network's input (source `cw`, with an `eps` of 1).
+    """R of one layer, or what it is made of; the one not held is None.
 
-    `perturbation` is R itself where it is detached; None where it is formed from the current weights in the forward
-    pass. `rows` is the size of the batches that R fits; 0 for any, where all slots share one R. `size` is the shape of
-    the layer's inputs that R fits, without the batch axis.
+    Where R is detached, `perturbation` is R itself. Where it is attached, it is formed from the current weights in the
+    forward pass: `direction` is sign(dL/dy) (closed), the sign of the gradient at the scope's start (propagated), or
+    delta at the network's input (source `cw`, with an `eps` of 1). `rows` is the size of the batches that R fits; 0 for
+    any, where all slots share one R. `size` is the shape of the layer's inputs that R fits, without the batch axis.
     """
 
-    direction: Tensor
-    eps: Tensor | float
+    direction: Tensor | None
+    eps: Tensor | float | None
     perturbation: Tensor | None
     rows: int
     size: tuple[int, ...]
+
+    def scaled(self, radius: Tensor | float = 1.0) -> Tensor:
+        """eps radius ⊙ direction."""
+        assert self.direction is not None and self.eps is not None
+        return self.eps * radius * self.direction
 
 
 class Formation:
@@ -84,10 +89,10 @@ class Formation:
             return self.pushed(terms, seen, names)[0]
         if self.reading.form == "closed":
             radii = self._radii(terms, seen, names)
-            return {name: terms[name].eps * radii[name] * terms[name].direction for name in names}
+            return {name: terms[name].scaled(radii[name]) for name in names}
         if self.route is None:
             maps = {name: self.map(name, terms[name].size) for name in names}
-            return {name: step.change(terms[name].eps * terms[name].direction) for name, step in maps.items()}
+            return {name: step.change(terms[name].scaled()) for name, step in maps.items()}
         groups: list[Collection[str]] = [[name] for name in names] if self.law.draw == "element" else [names]
         return {name: R for group in groups for name, R in self.pushed(terms, seen, group)[0].items()}
 
@@ -97,7 +102,7 @@ class Formation:
         """What the layers `names` share at the scope's start, pushed to their outputs; and their inputs' sizes."""
         assert self.route is not None
         term = terms[next(iter(names))]
-        start = dict.fromkeys(self.route.starts, term.eps * term.direction)
+        start = dict.fromkeys(self.route.starts, term.scaled())
         return passing.pushed(self.route, start, seen, names, signed=self.reading.form == "propagated")
 
     def _radii(self, terms: Mapping[str, Term], seen: Seen, names: Collection[str]) -> dict[str, Tensor]:

@@ -106,7 +106,7 @@ def _carried(
 def _through(step: Operation, given: Sequence[Tensor], seen: Seen, *, signed: bool) -> Tensor:
     """Through an operation that is no layer. Raises SiteError where its settings are none that radii can pass."""
     module, value = step.module, given[0]
-    if isinstance(module, UNCHANGED) or step.does == "relu" or (step.does == "add" and len(given) == 1):
+    if isinstance(module, UNCHANGED) or step.does in ("relu", "dropout") or (step.does == "add" and len(given) == 1):
         return value
     if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
         scale = seen.tensors[step.site].to(value.dtype)

@@ -18,11 +18,6 @@ from lat.sites import CONVOLUTIONS, PERTURBABLE, TRANSPOSED, WITHOUT_ORDER, Read
 INPUT = ""
 """The network's own input, as `named_modules` calls the network itself."""
 UNCHANGED: tuple[type[nn.Module], ...] = (nn.ReLU, nn.Identity, *DROPOUTS)
-DROPPED: tuple[object, ...] = (
-    functional.dropout, functional.dropout1d, functional.dropout2d, functional.dropout3d, functional.alpha_dropout,
-    functional.feature_alpha_dropout,
-)  # fmt: skip
-"""Functions that pass what they are given unchanged, as ReLU does."""
 MAXIMUM_FUNCTIONS: tuple[object, ...] = (
     functional.max_pool1d, functional.max_pool2d, functional.max_pool3d, torch.max_pool1d, torch.max_pool2d,
     torch.max_pool3d,
@@ -48,12 +43,12 @@ class Operation:
     @property
     def does(self) -> str:
         """What a function does, in the words of `lat.bounds.operations`; empty for a module and the unknown."""
-        return "relu" if self.target in DROPPED else FUNCTIONS.get(self.target, "")
+        return FUNCTIONS.get(self.target, "")
 
     @property
     def keeps(self) -> bool:
         """Whether it passes on what it is given, each unit or in another shape."""
-        return isinstance(self.module, (*UNCHANGED, nn.Flatten)) or self.does in ("relu", "flatten")
+        return isinstance(self.module, (*UNCHANGED, nn.Flatten)) or self.does in ("relu", "dropout", "flatten")
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lat import norms
 from lat.attacks import Draws
@@ -149,6 +151,26 @@ def test_single_precision_projects_as_double_does_but_for_its_rounding(seed: int
     assert float(norms.size((z - centre).double(), norm).max()) <= radius + 4e-7
     true = norms.project(v.double(), centre.double(), radius, norm, BOX)
     torch.testing.assert_close(z.double(), true, rtol=0, atol=5e-7)
+
+
+class Recorded(TorchDispatchMode):
+    """The names of the operations that were called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_projection_calls_no_sum_that_is_refused_on_a_gpu_where_everything_has_to_be_deterministic() -> None:
+    centre, v = points(3, 5, 12, 2.0)
+    with Recorded() as recorded:
+        norms.project(v, centre, 0.5, "l2", BOX)
+    assert "aten::sum.dim_IntList" in recorded.names
+    assert not {name for name in recorded.names if "cum" in name or "scatter" in name}
 
 
 def test_squares_of_tiny_numbers_do_not_vanish_from_a_projection_in_single_precision() -> None:

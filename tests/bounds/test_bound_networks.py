@@ -224,6 +224,7 @@ def test_intervals_know_which_relus_are_off_and_radii_do_not() -> None:
         lambda x, layer: layer(layer(x).relu()) + x + x,
         lambda x, layer: functional.relu(layer(x), inplace=True) + x,
         lambda x, layer: layer(torch.flatten(x, 1)) + x.flatten(start_dim=1),
+        lambda x, layer: layer(functional.dropout(layer(x), training=layer.training)) + functional.alpha_dropout(x),
     ],
 )  # fmt: skip
 def test_additions_functions_and_methods_are_passed(function: Callable[..., Tensor]) -> None:
@@ -329,6 +330,11 @@ def overwritten_through_a_view(x: Tensor, layer: nn.Module) -> Tensor:
     return h.flatten(1).relu_() + h
 
 
+def overwritten_through_dropout(x: Tensor, layer: nn.Module) -> Tensor:
+    h = layer(x)
+    return functional.dropout(h, 0.5, False).relu_() + h
+
+
 def overwritten_sum(x: Tensor, layer: nn.Module) -> Tensor:
     h = layer(x)
     total = h
@@ -362,6 +368,12 @@ def overwritten_sum(x: Tensor, layer: nn.Module) -> Tensor:
         (Function(branching), "Function cannot be traced"),
         (Function(overwritten), "'relu' works in place on 'layer', which is used again; take inplace=False"),
         (Function(overwritten_through_a_view), "'relu_' works in place on 'layer', which is used again"),
+        (Function(overwritten_through_dropout), "'relu_' works in place on 'layer', which is used again"),
+        (Function(lambda x, layer: functional.dropout(layer(x))), "'dropout' (dropout) is called for training, where"),
+        (
+            Function(lambda x, layer: functional.feature_alpha_dropout(layer(x), 0.5, layer.training)),
+            "'feature_alpha_dropout' (feature_alpha_dropout) is called for training",
+        ),
         (Function(overwritten_sum), "'iadd' works in place on 'layer', which is used again"),
     ],
 )

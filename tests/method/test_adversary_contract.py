@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -218,18 +219,20 @@ def test_under_autocast_r_is_computed_in_float32_and_added_in_the_dtype_of_the_o
     model = two_layers()
     reading = Reading(form, "layer_set", "slot", gradient)
     adversary = LayerwiseAdversary(model, ["1", "3"], Normal(0, 0.5), reading)
+    twin = LayerwiseAdversary(model, ["1", "3"], Normal(0, 0.5), replace(reading, gradient="attached"))
     x, y = batch(0, dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
         plain = model(x)
         with adversary:
             assert torch.equal(model(x), plain)
             loss_of = cross_entropy
-        with adversary:
+        with adversary, twin:
             loss = loss_of(model(x), y)
         loss.backward()
         adversary.update()  # inside autocast: R is formed in float32 all the same
+        twin.update()
         R = adversary.perturbations
-        terms = adversary.state_dict()["terms"]
+        terms = twin.state_dict()["terms"]  # what R is made of
         with adversary:
             out = model(x)
         h = model[1](x.flatten(1))
@@ -254,7 +257,7 @@ def test_under_autocast_r_is_computed_in_float32_and_added_in_the_dtype_of_the_o
 
 def test_observe_under_autocast_forms_r_in_float32() -> None:
     model = two_layers()
-    adversary = LayerwiseAdversary(model, ["3"], 0.1, Reading("propagated", pairing="same"))
+    adversary = LayerwiseAdversary(model, ["3"], 0.1, Reading("propagated", pairing="same", gradient="attached"))
     x, y = batch(0, dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
         adversary.observe(lambda: cross_entropy(model(x), y))

@@ -165,13 +165,15 @@ def test_under_autocast_a_convolutions_r_is_computed_in_float32_and_added_in_the
     model = images().float()
     double = copy.deepcopy(model).double()
     adversary = LayerwiseAdversary(model, ["2"], Normal(0, 0.5), Reading(form, gradient=gradient))
+    twin = LayerwiseAdversary(model, ["2"], Normal(0, 0.5), Reading(form, gradient="attached"))
     x = pictures(0, dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
         plain = model(x)
-        with adversary:
+        with adversary, twin:
             loss = cross_entropy(model(x), torch.arange(4) % 3)
         loss.backward()
         adversary.update()  # inside autocast: R is formed in float32 all the same
+        twin.update()
         R = adversary.perturbations["2"]
         with adversary:
             out = model(x)
@@ -179,7 +181,7 @@ def test_under_autocast_a_convolutions_r_is_computed_in_float32_and_added_in_the
     assert R.dtype == torch.float32 and out.dtype == torch.bfloat16
     assert torch.equal(out, expected)
     assert not torch.equal(out, plain)
-    term = adversary.state_dict()["terms"]["2"]
+    term = twin.state_dict()["terms"]["2"]  # what R is made of
     w = double[2].weight.detach()
     if form == "closed":
         ones = torch.ones(1, 2, 4, 4, dtype=torch.float64)

@@ -309,17 +309,19 @@ def test_r_put_on_by_a_tap_is_r_written_into_the_forward_pass(kind: Kind) -> Non
 # What the loss is differentiated through ----------------------------------------------------------------------------
 
 
-def observed_and_trained(kind: Kind, gradient: str) -> tuple[Small, Tensor, Tensor]:
-    """The model with its gradients after one step with R = w r of the same batch; the loss and sign(dL/dx) · eps."""
+def observed_and_trained(kind: Kind, gradient: str) -> tuple[Small, Tensor, Tensor | None]:
+    """The model with its gradients after one step with R = w r, r = 0.2 sign(dL/dx) of the same batch; the loss, and
+    the sign where R is attached.
+    """
     model = Small(kind, 4)
     x, y = batch(kind, 3)
     adversary = LayerwiseAdversary(model, ["site"], 0.2, Reading("propagated", "local", "same", gradient))
     adversary.observe(lambda: cross_entropy(model(x), y))
-    r = 0.2 * adversary.state_dict()["terms"]["site"]["direction"]
+    direction = adversary.state_dict()["terms"]["site"]["direction"]
     with adversary:
         loss = cross_entropy(model(x), y)
     loss.backward()
-    return model, loss, r
+    return model, loss, direction
 
 
 @every_kind
@@ -344,11 +346,12 @@ def test_attached_w_r_is_training_on_the_perturbed_input_of_the_layer(kind: Kind
 @every_kind
 def test_the_detached_gradient_lacks_exactly_g_times_r_at_every_weight(kind: Kind) -> None:
     """For a fully connected layer the sum of g rᵀ over the batch; a kernel's weight sums it where it is used."""
-    attached, _, r = observed_and_trained(kind, "attached")
+    attached, _, direction = observed_and_trained(kind, "attached")
     detached, _, _ = observed_and_trained(kind, "detached")
     by_hand = ByHand(kind, attached)
     x, y = batch(kind, 3)
-    r = r.flatten(1)
+    assert direction is not None
+    r = 0.2 * direction.flatten(1)
     g = by_hand.run(x, y, r=r).at_output
     outer = sum(torch.outer(g[s], r[s]) for s in range(N))
     lacking = torch.stack([outer[by_hand.numbers == k].sum() for k in range(1, attached.site.weight.numel() + 1)])

@@ -101,7 +101,7 @@ def test_the_first_batch_and_the_first_after_a_reset_go_unperturbed(law: Law) ->
 def test_a_reset_goes_on_with_the_generator() -> None:
     def second_epsilon(*, reset: bool) -> Tensor:
         model = network()
-        adversary = LayerwiseAdversary(model, NAMED, Normal(0, 0.1))
+        adversary = LayerwiseAdversary(model, NAMED, Normal(0, 0.1), Reading(gradient="attached"))
         for t in range(2):
             if reset and t == 1:
                 adversary.reset()
@@ -194,7 +194,7 @@ def test_a_negative_radius_is_refused() -> None:
 def test_local_layers_draw_their_own_epsilon_and_wider_scopes_share_one() -> None:
     for scope in SCOPES:
         model = network()
-        adversary = LayerwiseAdversary(model, NAMED, Normal(0, 0.1), Reading(scope=scope))
+        adversary = LayerwiseAdversary(model, NAMED, Normal(0, 0.1), Reading(scope=scope, gradient="attached"))
         x, y = batch(0)
         with adversary:
             loss = cross_entropy(model(x), y)

@@ -9,9 +9,10 @@ import torch
 from plain_network import batch, network
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.nn.utils import parametrizations
 
 from lat import AbsNormal, Fixed, Law, LayerwiseAdversary, Normal, PerturbationError, Reading, SiteError
-from lat.cells import DRAWS, GRADIENTS
+from lat.cells import DRAWS, FORMS, GRADIENTS
 from lat.laws import draw_epsilon
 
 NAMED = ("fc2", "fc4")
@@ -161,6 +162,28 @@ def test_a_fully_connected_layer_may_take_rows_of_rows_and_has_a_direction_for_e
     assert torch.allclose(adversary.perturbations["0"], torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_r_is_formed_from_the_weight_that_a_parametrization_gives(gradient: str) -> None:
+    model = nn.Sequential(parametrizations.weight_norm(nn.Linear(2, 3), dim=None)).double()
+    part = model[0].parametrizations["weight"]
+    adversary = LayerwiseAdversary(model, ["0"], 0.5, Reading(gradient=gradient))
+    x = torch.ones(2, 2, dtype=torch.float64)
+    for _ in range(2):
+        model.zero_grad()
+        with adversary:
+            loss = model(x).sum()
+        loss.backward()
+        adversary.update()
+    g, v = (value.detach().clone().requires_grad_() for value in (part.original0, part.original1))
+    w = g * v / v.norm()
+    R = 0.5 * w.abs().sum(1)
+    assert torch.allclose(adversary.perturbations["0"], R.detach().expand(2, 3), rtol=1e-12, atol=0)
+    plain = (x @ w.T).sum() + model[0].bias.detach().sum() * 2
+    expected = torch.autograd.grad(plain + (2 * R.sum() if gradient == "attached" else 0), (g, v))
+    for found, exact in zip((part.original0, part.original1), expected, strict=True):
+        assert torch.allclose(found.grad, exact, rtol=1e-12, atol=1e-12)
+
+
 # State ---------------------------------------------------------------------------------------------------------------
 
 
@@ -214,9 +237,63 @@ def test_a_deep_copy_is_read_as_the_original_and_shares_no_tensor_with_it(readin
     assert (twin.layers, twin.law, twin.reading, twin.seed) == (NAMED, Normal(0, 0.1), reading, 3)
     mine, its = (found.state_dict()["terms"] for found in (adversary, twin))
     for name in NAMED:
-        for key in ("direction", "eps"):
+        tensors = {key for key, value in mine[name].items() if isinstance(value, Tensor)}
+        assert tensors == ({"perturbation"} if reading.gradient == "detached" else {"direction", "eps"})
+        for key in tensors:
             assert torch.equal(mine[name][key], its[name][key])
             assert mine[name][key].data_ptr() != its[name][key].data_ptr()
+
+
+@pytest.mark.parametrize("draw", DRAWS)
+@pytest.mark.parametrize("form", FORMS)
+def test_a_detached_state_holds_the_bytes_of_r_and_an_attached_one_those_of_what_it_is_formed_of(
+    form: str, draw: str
+) -> None:
+    n, word = 4, 8
+    for gradient in GRADIENTS:
+        adversary = LayerwiseAdversary(network(), NAMED, Normal(0, 0.1, draw), Reading(form, gradient=gradient))
+        learn(adversary, 0)
+        terms = adversary.state_dict()["terms"]
+        tensors = [value for term in terms.values() for value in term.values() if isinstance(value, Tensor)]
+        R = n * sum(adversary.model.get_submodule(name).out_features for name in NAMED)
+        direction = (
+            R if form == "closed" else n * sum(adversary.model.get_submodule(name).in_features for name in NAMED)
+        )
+        eps = {"batch": 2, "sample": 2 * n, "element": direction}[draw]
+        held = R if gradient == "detached" else direction + eps
+        assert sum(t.untyped_storage().nbytes() for t in tensors) == word * held
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_a_state_is_loaded_onto_the_models_device(gradient: str) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)).double()
+    here, there = (
+        LayerwiseAdversary(placed, ["1", "3"], 0.1, Reading(scope="network", gradient=gradient))
+        for placed in (model, copy.deepcopy(model).to("meta"))
+    )
+    learn(here, 0)
+    there.load_state_dict(here.state_dict() | {"generator": None, "device": None})
+    state = there.state_dict()
+    parts = [state["seen"]["tensors"], *state["terms"].values()]
+    tensors = [value for part in parts for value in part.values() if isinstance(value, Tensor)]
+    assert len(tensors) == {"detached": 2, "attached": 3}[gradient]  # R, or the directions and 1 / sigma
+    assert all(tensor.is_meta for tensor in tensors)
+
+
+def test_draws_go_on_on_the_device_that_the_model_has_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU that was the second on one machine may be the first on another; one of another type draws other numbers."""
+    adversary, other = (LayerwiseAdversary(network(), NAMED, Normal(0, 0.1), seed=seed) for seed in (3, 4))
+    learn(adversary, 0)
+    made: list[str] = []
+    generator = torch.Generator
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "Generator", lambda device: made.append(str(device)) or generator(device))
+        other.load_state_dict(adversary.state_dict() | {"device": "cpu:3"})
+    assert made == ["cpu"]
+    for t in (1, 2):
+        assert torch.equal(learn(other, t), learn(adversary, t))
+    with pytest.raises(PerturbationError, match=r"drawn on 'cuda:3', and the model lies on 'cpu', where other numbers"):
+        other.load_state_dict(adversary.state_dict() | {"device": "cuda:3"})
 
 
 def test_what_is_copied_together_with_its_adversary_is_the_copys() -> None:

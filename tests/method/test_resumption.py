@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from plain_network import batch, cell, network
+from plain_network import cell
 from unfinished_training import STEPS, Leaving, fit, more_networks, on, planned, result, stopped
 
-from lat import Law, Reading, defences
+from lat import Law, Reading
 from lat.cells import Cell, Compute
 from lat.checkpoints import Checkpoint
 from lat.defences import DEFENCES
@@ -116,21 +116,6 @@ def test_a_state_is_placed_on_the_models_device_but_for_the_states_of_generators
     assert found["a"][1][1:] == (3,)
     assert torch.equal(found["b"], state["b"])
     assert found["c"] is None
-
-
-def test_the_adversarys_generator_goes_on_on_the_device_that_the_model_has_here() -> None:
-    """A GPU that was the second on one machine may be the first on another."""
-    asked = cell()
-    first, second = (defences.build(network(), asked, seed) for seed in (0, 1))
-    x, y = batch(0)
-    first.loss(x, y).backward()
-    first.after_backward()
-    state = first.state_dict()
-    state["adversary"] |= {"device": "cpu:3"}
-    second.load_state_dict(state)
-    again = second.state_dict()["adversary"]
-    assert again["device"] == "cpu"
-    assert torch.equal(again["generator"], state["adversary"]["generator"])
 
 
 def test_a_checkpoint_is_a_store_and_the_store_is_asked_at_every_step() -> None:

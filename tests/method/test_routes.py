@@ -127,6 +127,24 @@ def test_a_branch_that_is_taken_twice_counts_twice() -> None:
     assert torch.allclose(found[1], 2 * found[0], rtol=1e-12, atol=0)
 
 
+class Kept(nn.Conv2d):
+    """A subclass that keeps torch's forward."""
+
+
+def test_layers_of_subclasses_that_keep_torchs_forward_are_perturbed_and_passed() -> None:
+    model = nn.Sequential(Kept(1, 2, 2), nn.ReLU(), Kept(2, 2, 2), nn.Flatten(), nn.Linear(8, 3)).double()
+    adversary = LayerwiseAdversary(model, ["0", "4"], 0.5, Reading(scope="network"))
+    with adversary:
+        out = model(torch.rand(2, 1, 4, 4, dtype=torch.float64))
+    out.sum().backward()
+    adversary.update()
+    radius = torch.ones(1, 1, 4, 4, dtype=torch.float64)
+    for module in (model[0], model[2]):
+        radius = functional.conv2d(radius, module.weight.detach().abs())
+    expected = 0.5 * radius.flatten() @ model[4].weight.detach().abs().T
+    assert torch.allclose(adversary.perturbations["4"], expected.expand(2, 3), rtol=1e-12, atol=0)
+
+
 class TwoInputs(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -9,6 +9,8 @@ import torch
 from plain_network import batch, network
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils import parametrizations
+from torch.utils.checkpoint import checkpoint
 
 from lat.sites import SiteError, Tap, activation_after, chain, layer, refuse_compiled
 
@@ -72,6 +74,50 @@ def test_a_layer_of_another_kind_is_refused_by_its_kind() -> None:
         SiteError, match=r"'relu2' is a ReLU, which cannot be perturbed; name one of fc1, fc2, fc3, fc4"
     ):
         layer(network(), "relu2")
+
+
+class Scaled(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return 100 * super().forward(x)
+
+
+class Standardised(nn.Conv2d):
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return super()._conv_forward(x, weight - weight.mean(), bias)
+
+
+class Kept(nn.Conv2d):
+    """A subclass that keeps torch's forward."""
+
+
+def replaced() -> nn.Linear:
+    module = nn.Linear(2, 2)
+    module.forward = lambda x: x  # type: ignore[method-assign]
+    return module
+
+
+@pytest.mark.parametrize(
+    ("module", "complaint"),
+    [
+        (Scaled(2, 2), "'0' is a Scaled, whose forward is not that of nn.Linear"),
+        (Standardised(1, 1, 1), "'0' is a Standardised, whose forward is not that of nn.Conv2d"),
+        (replaced(), "'0' is a Linear, whose forward is not that of nn.Linear"),
+        (parametrizations.spectral_norm(nn.Linear(2, 2)), "'0' has spectral_norm, whose power iteration goes on"),
+    ],
+    ids=lambda case: type(case).__name__,
+)
+def test_a_layer_that_does_not_compute_by_its_weight_alone_is_refused_by_name(
+    module: nn.Module, complaint: str
+) -> None:
+    with pytest.raises(SiteError) as error:
+        layer(nn.Sequential(module), "0")
+    assert complaint in str(error.value)
+
+
+def test_a_layer_of_a_subclass_that_keeps_torchs_forward_is_one_also_where_its_weight_is_parametrized() -> None:
+    model = nn.Sequential(Kept(1, 2, 1), parametrizations.weight_norm(nn.Conv2d(2, 2, 1)))
+    assert [layer(model, name) for name in ("0", "1")] == list(model)
+    assert [name for name, _ in chain(model)] == ["0", "1"]
 
 
 def test_a_chain_lists_the_modules_in_forward_order_and_passes_over_functions() -> None:
@@ -227,6 +273,20 @@ def test_a_layer_called_twice_in_one_block_is_an_error_that_names_it_and_leaves_
     ):
         model(batch(0, dtype=torch.float32)[0])
     assert not model.a._forward_hooks
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_a_layer_that_backward_would_run_again_without_its_change_is_an_error_that_names_it(reentrant: bool) -> None:
+    model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+    x = torch.rand(4, 6, requires_grad=True)
+    with (
+        Tap({"0": model[0]}, lambda name, y: None),
+        pytest.raises(SiteError, match=r"'0' runs under torch.utils.checkpoint, which runs it once more"),
+    ):
+        checkpoint(model[:2], x, use_reentrant=reentrant)
+    with Tap({"2": model[2]}, lambda name, y: None) as tap:
+        model[2](checkpoint(model[:2], x, use_reentrant=reentrant)).sum().backward()
+    assert torch.equal(tap.gradients["2"], torch.ones(4, 3))
 
 
 @pytest.mark.parametrize("raised", [ValueError, KeyboardInterrupt, SystemExit])

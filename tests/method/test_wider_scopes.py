@@ -434,7 +434,7 @@ def convolutions(dtype: torch.dtype = torch.float64) -> nn.Sequential:
 
 
 @pytest.mark.parametrize(("scope", "count"), [("local", 1), ("layer_set", 1), ("network", 2)])
-def test_radii_are_formed_again_only_once_a_weight_has_changed_however_it_did(
+def test_radii_that_are_asked_for_again_are_formed_again_only_once_a_weight_has_changed_however_it_did(
     scope: str, count: int, formed: list[None]
 ) -> None:
     """A fused optimiser and `.data` do not raise a weight's version counter."""
@@ -461,12 +461,40 @@ def test_radii_are_formed_again_only_once_a_weight_has_changed_however_it_did(
         with torch.no_grad():
             model[2].weight[1, 1, 1, 1] += 0.5
 
-    assert count_of() == count
-    assert count_of() == 0
+    assert [count_of() for _ in range(3)] == [count, count, 0]  # copies to compare with are made the second time
     for change in (by_data, in_place, optimizer.step):
         change()
         assert count_of() == count
         assert count_of() == 0
+
+
+@pytest.mark.parametrize(
+    ("updates", "counts"), [(1, [[1]] * 4), (2, [[1, 1], [1, 0], [1, 0], [1, 0]]), (3, [[1, 1, 0], [1, 0, 0]])]
+)
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_loop_with_one_update_a_step_compares_nothing_and_one_with_several_forms_radii_once_a_step(
+    fused: bool, updates: int, counts: list[list[int]], formed: list[None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[None] = []
+    equal = torch.equal
+    monkeypatch.setattr(torch, "equal", lambda one, other: compared.append(None) or equal(one, other))
+    model = convolutions()
+    adversary = LayerwiseAdversary(model, ["2"], EPS)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, fused=fused)
+    found = []
+    for step in range(len(counts)):
+        found.append([])
+        for part in range(updates):
+            formed.clear()
+            learnt(model, adversary, step * updates + part)
+            found[-1].append(len(formed))
+            w = model[2].weight.detach()
+            radius = nn.functional.conv2d(torch.ones(1, 2, 6, 6, dtype=w.dtype), w.abs())
+            R = adversary.perturbations["2"].abs()  # 0 where a unit is off
+            assert torch.allclose(R, EPS * radius * (R > 0), rtol=1e-12, atol=0) and bool(R.any())
+        optimizer.step()
+    assert found == counts
+    assert bool(compared) == (updates > 1)
 
 
 def test_radii_are_formed_again_in_another_precision() -> None:
@@ -485,26 +513,26 @@ def test_radii_are_formed_again_for_images_of_another_size(formed: list[None]) -
     model = convolutions()
     adversary = LayerwiseAdversary(model, ["2"], EPS, Reading(scope="network"))
     counts = []
-    for size in ((6, 6), (6, 6), (5, 6)):
+    for size in ((6, 6), (6, 6), (6, 6), (5, 6)):
         formed.clear()
         with adversary:
             loss = model(torch.rand(2, 2, *size, dtype=torch.float64)).sum()
         loss.backward()
         adversary.update()
         counts.append(len(formed))
-    assert counts == [2, 0, 2]
+    assert counts == [2, 2, 0, 2]
 
 
 def test_radii_are_formed_again_for_other_batch_statistics(formed: list[None]) -> None:
     model = network(Vgg)
     adversary = LayerwiseAdversary(model, ["conv2"], EPS, Reading(scope="network"))
     counts = []
-    for seed in (0, 0, 1):
+    for seed in (0, 0, 0, 1):
         adversary.reset()  # the same batch unperturbed: the same statistics
         formed.clear()
         learnt(model, adversary, seed)
         counts.append(len(formed))
-    assert counts == [2, 0, 2]
+    assert counts == [2, 2, 0, 2]
 
 
 @pytest.mark.parametrize("scope", ["layer_set", "network"])
