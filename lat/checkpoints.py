@@ -24,7 +24,7 @@ from torch import Tensor
 
 from lat.ledger import atomic
 
-FORMAT = 1
+FORMAT = 2
 """Goes up when a state of the same training is written otherwise; older files are then those of something else."""
 
 HEADER = "lat.checkpoint"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, SupportsFloat
 
 import torch
 from torch import Tensor, nn
@@ -87,7 +88,7 @@ class LayerwiseAdversary:
         self,
         model: nn.Module,
         layers: Sequence[str],
-        epsilon: Law | float,
+        epsilon: Law | SupportsFloat,
         reading: Reading | None = None,
         *,
         seed: int = 0,
@@ -96,8 +97,10 @@ class LayerwiseAdversary:
         if isinstance(model, nn.DataParallel):
             raise SiteError("DataParallel runs copies of the layers, whose hooks are lost; use DistributedDataParallel")
         self.model = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+        if isinstance(layers, str):
+            raise SiteError(f"layers: {layers!r} is one text; give a list of names, [{layers!r}]")
         self.layers = tuple(layers)
-        self.law = epsilon if isinstance(epsilon, Law) else Fixed(epsilon)
+        self.law = epsilon if isinstance(epsilon, Law) else Fixed(float(epsilon))
         self.reading = reading or Reading()
         self.seed = seed
         self.skipped = 0
@@ -289,7 +292,9 @@ class LayerwiseAdversary:
             source = self._formation.source(name)
             site = self._gradient_sites[source]
             if site not in tap.gradients or name not in tap.sizes:
-                raise PerturbationError(f"no gradient reached layer {site!r}: {mend}")
+                frozen = site in tap.edges and tap.edges[site] is None
+                asked = "its output requires none; let a parameter up to it, or the input, require a gradient"
+                raise PerturbationError(f"no gradient reached layer {site!r}: {asked if frozen else mend}")
             if source not in directions:
                 directions[source] = self._direction(source, site, tap)
             direction = directions[source]
@@ -342,8 +347,8 @@ class LayerwiseAdversary:
     # State -----------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """R where it is detached, else what it is formed of; the generator's state, device and seed; and the count of
-        skipped batches: tensors, numbers, text and None.
+        """R where it is detached, else what it is formed of; the generator's state, device and seed; the count of
+        skipped batches; and of which adversary they are: tensors, numbers, text and None.
 
         One tensor a layer grows with the batch: R (n, *out), or the direction (n, *out) in form `closed` and (n, *in)
         at the scope's start, shared by the layers, in `propagated`. Beside it an attached R holds epsilon, as large
@@ -365,18 +370,22 @@ class LayerwiseAdversary:
             "device": None if self._generator is None else str(self._generator.device),
             "seed": self.seed,
             "skipped": self.skipped,
+            "of": self._described(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Resume from `state_dict()`, on the device on which the model lies here.
 
-        Raises SiteError where the state is of an adversary on other layers, and PerturbationError where epsilon was
-        drawn on another type of device, which draws other numbers.
+        Raises PerturbationError where it is no such state or one of an adversary with other layers, another law or
+        another reading, and where epsilon was drawn on another type of device, which draws other numbers.
         """
-        if state["terms"] and set(state["terms"]) != set(self.layers):
-            raise SiteError(
-                f"state of layers {', '.join(state['terms'])}; this adversary perturbs {', '.join(self.layers)}"
-            )
+        if missing := [key for key in self.state_dict() if key not in state]:
+            raise PerturbationError(f"state: it has no {missing[0]!r}; give what state_dict() of an adversary gave")
+        for key, mine in self._described().items():
+            if state["of"].get(key) != mine:
+                raise PerturbationError(
+                    f"state: its {key} is {state['of'].get(key)!r}, and this adversary's {mine!r}; give both the same"
+                )
         device = self._formation.like.device
         if state["device"] is not None and torch.device(state["device"]).type != device.type:
             raise PerturbationError(
@@ -392,6 +401,14 @@ class LayerwiseAdversary:
             self._generator.set_state(state["generator"])
         self.skipped = state["skipped"]
         self._tap = None
+
+    def _described(self) -> dict[str, str]:
+        """What a state has to have in common with the adversary that goes on from it."""
+        return {
+            "layers": ", ".join(self.layers),
+            "epsilon": str(self.law),
+            **{axis.name: getattr(self.reading, axis.name) for axis in dataclasses.fields(self.reading)},
+        }
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LayerwiseAdversary:
         if self._inside:

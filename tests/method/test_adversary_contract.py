@@ -5,15 +5,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from plain_network import batch, network
 from torch import Tensor, distributed, nn
 from torch.nn.functional import cross_entropy
 
-from lat import LayerwiseAdversary, Normal, PerturbationError, Reading, SiteError
+from lat import Fixed, LayerwiseAdversary, Normal, PerturbationError, Reading, SiteError
 
 NAMED = ("fc2", "fc4")
 
@@ -134,6 +137,19 @@ def test_update_without_a_backward_pass_is_an_error() -> None:
         adversary.update()
 
 
+def test_update_names_a_layer_whose_output_requires_no_gradient() -> None:
+    model = network()
+    adversary = LayerwiseAdversary(model, ["fc1", "fc4"], 0.1)
+    model.fc1.requires_grad_(False)
+    with pytest.raises(PerturbationError, match="no gradient reached layer 'fc1': its output requires none; let"):
+        step(model, adversary, 0)
+    learned = LayerwiseAdversary(model, ["fc2"], 0.1)
+    model.fc2.requires_grad_(False)
+    model.fc1.requires_grad_(True)
+    step(model, learned, 0)
+    assert learned.perturbations["fc2"].any()
+
+
 def test_a_backward_pass_of_another_loss_is_none() -> None:
     model = network()
     adversary = LayerwiseAdversary(model, NAMED, 0.1)
@@ -188,6 +204,16 @@ def test_names_that_are_no_layers_are_refused(layers: list[str], complaint: str)
     with pytest.raises(SiteError) as error:
         LayerwiseAdversary(network(), layers, 0.1)
     assert complaint in str(error.value)
+
+
+def test_one_text_for_the_layers_is_refused() -> None:
+    with pytest.raises(SiteError, match=r"layers: 'fc2' is one text; give a list of names, \['fc2'\]"):
+        LayerwiseAdversary(network(), "fc2", 0.1)
+
+
+def test_epsilon_is_any_real_number() -> None:
+    for epsilon in (np.float32(0.25), np.float64(0.25), 0.25, Fraction(1, 4), torch.tensor(0.25)):
+        assert LayerwiseAdversary(network(), NAMED, epsilon).law == Fixed(0.25)
 
 
 def test_a_layer_called_twice_in_one_block_is_an_error() -> None:
@@ -343,12 +369,30 @@ def test_a_saved_state_does_not_move_on_with_the_training() -> None:
     assert torch.equal(state["generator"], kept["generator"])
 
 
-def test_the_state_of_other_layers_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("other", "complaint"),
+    [
+        ({"layers": ["fc3"]}, "its layers is 'fc2, fc4', and this adversary's 'fc3'"),
+        ({"layers": NAMED[::-1]}, "its layers is 'fc2, fc4', and this adversary's 'fc4, fc2'"),
+        ({"epsilon": Normal(0, 0.1)}, "its epsilon is 'fixed 0.1', and this adversary's 'normal 0.1 per sample'"),
+        ({"reading": Reading(pairing="mean")}, "its pairing is 'slot', and this adversary's 'mean'"),
+    ],
+)
+@pytest.mark.parametrize("begun", [False, True])
+def test_the_state_of_another_adversary_is_refused(begun: bool, other: dict[str, Any], complaint: str) -> None:
     model = network()
     adversary = LayerwiseAdversary(model, NAMED, 0.1)
-    step(model, adversary, 0)
-    with pytest.raises(SiteError, match="state of layers fc2, fc4; this adversary perturbs fc3"):
-        LayerwiseAdversary(model, ["fc3"], 0.1).load_state_dict(adversary.state_dict())
+    if begun:
+        step(model, adversary, 0)
+    another = LayerwiseAdversary(**{"model": model, "layers": NAMED, "epsilon": 0.1} | other)
+    with pytest.raises(PerturbationError) as error:
+        another.load_state_dict(adversary.state_dict())
+    assert complaint in str(error.value)
+
+
+def test_what_is_no_state_is_refused() -> None:
+    with pytest.raises(PerturbationError, match="state: it has no 'terms'; give what state_dict"):
+        LayerwiseAdversary(network(), NAMED, 0.1).load_state_dict({})
 
 
 # The same batch ------------------------------------------------------------------------------------------------------

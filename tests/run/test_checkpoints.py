@@ -164,14 +164,14 @@ def test_a_damaged_checkpoint_is_set_aside_with_a_line_and_nothing_is_lost(
 def test_a_checkpoint_of_something_else_is_set_aside_and_says_what_differs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, key: str
 ) -> None:
-    path = tmp_path / "seed3.safetensors"
+    path, written = tmp_path / "seed3.safetensors", checkpoints.FORMAT
     Checkpoint(path, IDENTITY).keep(STATE)
     if key == "format":
-        monkeypatch.setattr(checkpoints, "FORMAT", 2)
+        monkeypatch.setattr(checkpoints, "FORMAT", written + 1)
     assert Checkpoint(path, IDENTITY if key == "format" else IDENTITY | {key: "another"}).kept() is None
     assert [entry.name for entry in tmp_path.iterdir()] == ["seed3.other-1.safetensors"]
     identity, found = checkpoints.read(tmp_path / "seed3.other-1.safetensors")
-    assert identity == IDENTITY | {"format": 1}
+    assert identity == IDENTITY | {"format": written}
     assert same(STATE, found)
     (line,) = capsys.readouterr().err.splitlines()
     assert f"'{key}'" in line
