@@ -99,12 +99,13 @@ def _refuse_padding(module: Convolution, name: str) -> None:
 
 
 def refuse_compiled(model: nn.Module) -> None:
-    """Raises SiteError where `model` or a part of it is compiled: compiled code runs without the hooks."""
+    """Raises SiteError where `model` or a part of it is compiled: compiled code runs without the hooks that are
+    added later."""
     for name, module in model.named_modules():
         if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
             place = f"module {name!r}" if name else type(model).__name__
             raise SiteError(
-                f"{place} is compiled by torch.compile, which drops hooks; give the module it was compiled from"
+                f"{place} is compiled by torch.compile, which ignores later hooks; give the module it was compiled from"
             )
 
 

@@ -78,7 +78,7 @@ class LayerwiseAdversary:
     * Source `cw` takes R from `push(delta)` in the place of `update()` and `observe()`.
     * `copy.deepcopy` of the adversary copies its model with it; inside the block it raises PerturbationError, and
       `copy.deepcopy` of the model SiteError.
-    * A compiled model is refused by name (SiteError), as compiled code drops hooks; DistributedDataParallel is
+    * A compiled model is refused by name (SiteError), as compiled code ignores later hooks; DistributedDataParallel is
       unwrapped, each process keeping the R of its own slots; DataParallel is refused by name.
 
     Outside the block, whatever was raised inside it, the model is a plain network.

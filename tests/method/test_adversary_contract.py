@@ -485,7 +485,7 @@ def test_deepcopy_inside_the_block_is_refused() -> None:
 
 
 def test_a_compiled_model_is_refused_by_name() -> None:
-    with pytest.raises(SiteError, match=r"OptimizedModule is compiled by torch.compile, which drops hooks"):
+    with pytest.raises(SiteError, match=r"OptimizedModule is compiled by torch.compile, which ignores later hooks"):
         LayerwiseAdversary(torch.compile(network(), backend="eager"), NAMED, 0.1)
     model = network()
     model.compile(backend="eager")
