@@ -42,8 +42,11 @@ def summary(
 
 
 def audited(rows: Rows) -> Rows:
-    """Those rows of a cell that its audit measured, without the seeds that diverged: nothing is claimed for those."""
-    return [row for row in rows if row["step"] == STEP and row["status"] != "diverged"]
+    """Those rows of a cell that its audit measured, without the seeds that diverged in any step: nothing is claimed for
+    those.
+    """
+    lost = {row["seed"] for row in rows if row["status"] == "diverged"}
+    return [row for row in rows if row["step"] == STEP and row["seed"] not in lost]
 
 
 def results(rows: Rows) -> dict[int, list[Result]]:

@@ -16,7 +16,7 @@ class Result:
     check: its name in config/audit.yaml, with an @ and a radius where it has a result a radius. status: one of
     STATUSES; `found` is what speaks against the reported accuracy, `noted` what a reader should know. value: the figure
     that was compared (nan: none), threshold: with what (nan: with nothing), both in the unit of the check's words.
-    n: how many images it is about (None: none). reason: why it was skipped, in words for a log.
+    n: how many images it is about (None: none). reason: why it was skipped or what it lacks, in words for a log.
     """
 
     check: str

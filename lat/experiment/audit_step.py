@@ -56,7 +56,8 @@ def audit_cell(
 ) -> Record:
     """Run the audit of the entry's scale on the job's network; writes the verdicts of its attacks and then the record.
 
-    `report` hears of the attacks as `attack`'s does. Raises LedgerError where weights are missing or of another
+    Nothing is transferred where there are no surrogates, and a figure says so. `report` hears of the attacks as
+    `attack`'s does. Raises LedgerError where weights are missing or of another
     network, and where the attack step was of other weights or says otherwise than its verdicts; AuditError where
     nothing that was measured is to be trusted.
     """
@@ -94,14 +95,16 @@ def _audit(job: Job, run: Run, entry: Entry, files: Audited, heart: heartbeats.H
         classes=images.classes,
         seed=seed,
         worst=whole_worst_case(before),
+        distances={**before.distances, **found.distances},
     )
     results = audit.examine(subject, plan.checks)
     digests = {SURROGATE + name: file_digest(path) for name, path in files.surrogates.items()}
+    lacking = (Figure("surrogates", 0, attack=TRANSFER),) if plan.transfer and not surrogates else ()
     made = record_of(
         job,
         "audit",
         diverged=not found.finite or training.has_diverged(model, 0.0, float(before.clean.mean()), images.classes),
-        figures=(*attack_figures(found), *worst_figures(subject), *check_figures(results)),
+        figures=(*attack_figures(found), *lacking, *worst_figures(subject), *check_figures(results)),
         settings=run.settings(entry, "audit"),
         inputs={
             "data": images.digest,

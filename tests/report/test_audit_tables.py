@@ -84,6 +84,15 @@ def test_a_cell_without_an_audit_says_why(told: Callable[..., dict[str, Any]]) -
     assert found["findings"] == [], "nothing is claimed for a diverged seed, so nothing speaks against it"
 
 
+def test_a_seed_that_diverged_in_another_step_is_out() -> None:
+    rows = [
+        {"seed": 0, "step": "audit", "status": "ok"},
+        {"seed": 1, "step": "attack", "status": "diverged"},
+        {"seed": 1, "step": "audit", "status": "ok"},
+    ]
+    assert audit_tables.audited(rows) == rows[:1]
+
+
 def test_a_check_that_was_skipped_speaks_against_nothing(told: Callable[..., dict[str, Any]]) -> None:
     found = told(("dnn", 0, "more_steps", "skipped", float("nan"), ""))
     assert found["findings"] == []
