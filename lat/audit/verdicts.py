@@ -113,7 +113,7 @@ def gradient_free(check: str, subject: Subject, given: Mapping[str, Any]) -> lis
     value = max(100 * len(broken) / len(seen) for seen, broken in alone.values())
     most = max(len(seen) for seen, _ in alone.values())
     (result,) = judged(check, value, given["points"], most, found=value > given["points"])
-    return [replace(result, reason=f"without {', '.join(absent)}" if absent else "")]
+    return [replace(result, reason=f"not run: {', '.join(absent)}" if absent else "")]
 
 
 def noise_alone(check: str, subject: Subject, given: Mapping[str, Any]) -> list[Result]:

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from lat import audit_tables
+from lat.intervals import binomial, student_t
 from lat.ledger import COLUMNS
 from lat.measured import Plan, read_ledger
 
@@ -72,8 +73,67 @@ def test_accuracies_are_means_over_seeds_in_per_cent(told: Callable[..., dict[st
     line = scale["lines"][0]
     assert line["attacks"] == {"apgd_t": "45.0", "fixed_attacks": "55.0", "worst_case": "35.0"}
     assert line["certified"] == {"certified@0.01": "25.0"}
-    assert line["images"] == 1000
+    assert scale["images"] == {"apgd_t": "1,000", "fixed_attacks": "1,000", "worst_case": "1,000"}
     assert (line["found"], line["made"]) == (0, 2)
+
+
+def test_every_column_says_on_how_many_images_it_stands_and_which_saw_too_few_to_count(
+    told: Callable[..., dict[str, Any]],
+) -> None:
+    """The attack step looked at 10,000 images."""
+    found = told(
+        ("dnn", 0, "noise", "robust_accuracy", 0.9, 200),
+        ("dnn", 0, "square", "robust_accuracy", 0.6, 500),
+        ("dnn", 0, "pgd_restarts", "robust_accuracy", 0.5, 10000),
+        ("fc_4", 0, "pgd_restarts", "robust_accuracy", 0.5, 1000),
+        ("dnn", 0, "worst_case", "robust_accuracy", 0.4, 500),
+        ("dnn", 0, "transfer", "surrogates", 0, ""),
+    )
+    (scale,) = found["scales"]
+    assert scale["images"]["pgd_restarts"] == "1,000 or 10,000"
+    assert (scale["left_out"], scale["images"]["noise"], scale["enough"]) == (["noise"], "200", 500)
+    assert "transfer" not in scale["attacks"]
+    assert scale["untransferred"]
+
+
+def test_the_worst_case_has_the_interval_of_its_images_or_of_its_seeds(told: Callable[..., dict[str, Any]]) -> None:
+    rows = [("dnn", 0, 0.4), ("fc_4", 0, 0.4), ("fc_4", 1, 0.6)]
+    found = told(*[(cell, seed, "worst_case", "robust_accuracy", value, 500) for cell, seed, value in rows])
+    one, two = (line["interval"] for line in found["scales"][0]["lines"])
+    for text, estimate in ((one, binomial(0.4, 500)), (two, student_t([0.4, 0.6]))):
+        low, high = (float(end.replace("\N{MINUS SIGN}", "-")) for end in text.split(" to "))
+        assert (low, high) == pytest.approx((100 * estimate.low, 100 * estimate.high), abs=0.05)
+    assert not found["scales"][0]["untransferred"]
+
+
+def test_a_share_of_nothing_certified_counts_and_a_network_without_bounds_does_not(
+    told: Callable[..., dict[str, Any]],
+) -> None:
+    found = told(
+        ("dnn", 0, "certified@0.1", "noted", 20.0, 2000),
+        ("dnn", 1, "certified@0.1", "skipped", 0.0, 0),
+        ("fc_4", 0, "certified", "skipped", float("nan"), ""),
+    )
+    first, second = found["scales"][0]["lines"]
+    assert (first["certified"], second["certified"]) == ({"certified@0.1": "10.0"}, {"certified@0.1": ""})
+    assert first["made"] == 1
+    assert found["notes"] == [], "they stand in their table"
+
+
+def test_a_note_of_many_networks_is_one_sentence(told: Callable[..., dict[str, Any]]) -> None:
+    found = told(
+        ("dnn", 0, "zero_gradients", "noted", 0.002, 1000),
+        ("dnn", 1, "zero_gradients", "noted", 0.004, 1000),
+        ("fc_4", 0, "zero_gradients", "noted", 0.001, 1000),
+        ("fc_4", 0, "zero_gradients", "threshold", 0.01, ""),
+        ("fc_4", 1, "zero_gradients", "passed", 0.0, 1000),
+    )
+    (note,) = found["notes"]
+    assert (note["scale"], note["rows"], note["networks"], note["largest"]) == (
+        "calibrated", ["DNN", "FC Layer-4"], 3, "DNN"
+    )  # fmt: skip
+    assert "0.40% of 1000 images" in note["words"]
+    assert found["findings"] == []
 
 
 def test_a_cell_without_an_audit_says_why(told: Callable[..., dict[str, Any]]) -> None:
