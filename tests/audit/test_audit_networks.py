@@ -54,6 +54,14 @@ def random_images(n: int, seed: int = 0) -> Tensor:
     return torch.rand(n, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
 
 
+def test_without_images_every_check_is_skipped() -> None:
+    plain = random_network()
+    empty = asked(plain, random_images(0), torch.zeros(0, dtype=torch.int64))
+    found = examine(empty, SETTINGS)
+    assert [result.check for result in found] == list(SETTINGS)
+    assert {(result.status, result.reason) for result in found} == {("skipped", "there are no images")}
+
+
 def test_a_gradient_that_is_zero_is_noted_and_found_past_one_percent() -> None:
     def flat(count: int) -> Result:
         """`count` of 1,000 images lie where the ReLU is off."""
