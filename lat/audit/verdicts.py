@@ -105,31 +105,37 @@ def gradient_free(check: str, subject: Subject, given: Mapping[str, Any]) -> lis
     ensemble does not, in points; n: the most images that one of them was judged on; reason: those of `outside` that
     were not run.
     """
-    outside, absent = subject.present(given["outside"]), [k for k in given["outside"] if k not in subject.verdicts]
-    if not outside:
-        raise Skipped(f"{', '.join(absent)}: no verdicts")
+    if not (outside := subject.present(given["outside"])):
+        raise Skipped(f"{', '.join(given['outside'])}: no verdicts")
     ensemble = _ensemble(subject, given["needed"], given["white_box"])
     alone = {name: _alone(subject, name, ensemble) for name in outside}
     value = max(100 * len(broken) / len(seen) for seen, broken in alone.values())
     most = max(len(seen) for seen, _ in alone.values())
     (result,) = judged(check, value, given["points"], most, found=value > given["points"])
-    return [replace(result, reason=f"not run: {', '.join(absent)}" if absent else "")]
+    return [replace(result, reason=_lacking(subject, given["outside"]))]
 
 
 def noise_alone(check: str, subject: Subject, given: Mapping[str, Any]) -> list[Result]:
     """Random noise, 10,000 draws an example (on a sample); finding when there is a point that only noise breaks.
 
-    On the images that `noise` and whatever was run of `others`, `needed` included, saw; against those and every other
-    attack in the same ball on the images of these that it saw. value: how many images only noise breaks; `images` (0)
-    is the most that passes.
+    On the images that `noise` and all of `needed` saw, against every other attack in the same ball that saw the image.
+    value: how many images only noise breaks; `images` (0) is the most that passes; reason: those of `others` that were
+    not run.
     """
     noise = given["noise"]
-    ensemble = _ensemble(subject, given["needed"], given["others"])
-    seen, broken = _alone(subject, noise, ensemble)
+    seen, on = subject.common([noise, *given["needed"]])
+    alone = seen[~on[noise]]
     for name, (index, robust) in subject.verdicts.items():
         if name != noise and subject.attack(name).threat == subject.attack(noise).threat:
-            broken = np.setdiff1d(broken, index[~robust])
-    return judged(check, len(broken), given["images"], len(seen), found=len(broken) > given["images"])
+            alone = np.setdiff1d(alone, index[~robust])
+    (result,) = judged(check, len(alone), given["images"], len(seen), found=len(alone) > given["images"])
+    return [replace(result, reason=_lacking(subject, given["others"]))]
+
+
+def _lacking(subject: Subject, names: Sequence[str]) -> str:
+    """Which of the attacks were not run, in words; empty where all were."""
+    absent = [name for name in names if name not in subject.verdicts]
+    return f"not run: {', '.join(absent)}" if absent else ""
 
 
 def _ensemble(subject: Subject, needed: Sequence[str], names: Sequence[str]) -> list[str]:

@@ -106,11 +106,13 @@ def test_one_image_that_only_noise_breaks_is_a_finding() -> None:
     others = {"pgd": counted(500, 1000), "square": ([0, 1], [False, True])}
     assert one("noise_alone", written(others | {"noise": ([0, 1], [False, True])})).status == "passed"
     found = one("noise_alone", written(others | {"noise": ([0, 1, 2], [True, False, False])}))
-    assert (found.status, found.value, found.n) == ("found", 1.0, 2), "the third was not seen by all"
+    assert (found.status, found.value, found.n) == ("found", 2.0, 3), "Square has not seen the third"
+    unseen = one("noise_alone", written({"pgd": ([0], [True]), "noise": ([0, 1], [False, False])}))
+    assert (unseen.value, unseen.n) == (1.0, 1), "PGD has to have seen it"
 
 
 def test_noise_alone_means_that_no_attack_in_its_ball_breaks_the_image() -> None:
-    """Whatever its name; images that one of these has not seen are judged all the same, and other balls say nothing."""
+    """Whatever its name: other balls say nothing."""
     alone = {"pgd": counted(4, 4), "noise": counted(0, 4)}
     assert one("noise_alone", written(alone, 4)).value == 4
     more = alone | {"pgd_curve@0.1": ([0, 1], [False, True]), "pgd_curve@0.15": ([2], [False]), "cw_l2": ([3], [False])}
