@@ -26,12 +26,12 @@ def summary(
     for scale in (scale for scale in plan.scales if STEP in plan.steps.get(scale.name, ())):
         cells = {cell: audited(ledger.rows(scale.name, cell, plan.slugs)) for cell in scale.cells}
         names = {cell: labels.get((scale.name, cell), cell) for cell in scale.cells}
-        found = {cell: results(rows) for cell, rows in cells.items()}
-        for cell, by_seed in found.items():
+        found = {names[cell] + ", favourable" * _favourable(cell): results(rows) for cell, rows in cells.items()}
+        for row, by_seed in found.items():
             for result in (result for mine in by_seed.values() for result in mine):
                 counts[result.check.partition("@")[0]][result.status] += 1
-            findings += list(_findings(scale.name, names[cell], by_seed, settings))
-        notes += list(_notes(scale.name, {names[cell]: by_seed for cell, by_seed in found.items()}, settings))
+            findings += list(_findings(scale.name, row, by_seed, settings))
+        notes += list(_notes(scale.name, found, settings))
         scales.append(_scale(scale, cells, names, ledger, plan))
     return {
         "scales": scales,
@@ -127,7 +127,7 @@ def _scale(
         lines.append(
             {
                 "row": names[cell],
-                "favourable": cell.endswith("_best"),
+                "favourable": _favourable(cell),
                 "reason": "" if rows else state.reason if state.state != "ok" else "failed or unfinished",
                 "attacks": {name: _percent(rows, name) for name in (*attacks, FIXED, WORST_CASE)},
                 "interval": _interval(rows),
@@ -156,6 +156,11 @@ def _images(cells: Iterable[Rows], attack: str) -> list[int]:
     metric = "robust_accuracy" if attack else "clean_accuracy"
     counted = {row["n"] for rows in cells for row in rows if (row["attack"], row["metric"]) == (attack, metric)}
     return sorted(int(n) for n in counted)
+
+
+def _favourable(cell: str) -> bool:
+    """Whether a cell is a row's most favourable reading, which has the row's name."""
+    return cell.endswith("_best")
 
 
 def _percent(rows: Rows, attack: str) -> str:

@@ -17,7 +17,7 @@ from lat.measured import Plan, read_ledger
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = yaml.safe_load((ROOT / "config/audit.yaml").read_text())
-LABELS = {("calibrated", "dnn"): "DNN", ("calibrated", "fc_4"): "FC Layer-4"}
+LABELS = {("calibrated", "dnn"): "DNN", ("calibrated", "fc_4"): "FC Layer-4", ("calibrated", "fc_4_best"): "FC Layer-4"}
 
 
 @pytest.fixture
@@ -26,8 +26,8 @@ def told(tmp_path: Path, made: Callable[..., Any], written: Callable[..., Plan])
     value, n) each.
     """
 
-    def tell(*rows: tuple[str, int, str, str, float, int | str], diverged: Any = ()) -> dict[str, Any]:
-        run = made(cells=["dnn", "fc_4"], scales=[("calibrated", 12, 2)])
+    def tell(*rows: tuple[str, int, str, str, float, int | str], diverged: Any = (), more: Any = ()) -> dict[str, Any]:
+        run = made(cells=["dnn", "fc_4", *more], scales=[("calibrated", 12, 2)])
         plan = written(run, tmp_path, diverged=diverged)
         plan = Plan(plan.name, plan.config, plan.scales, plan.slugs, {"calibrated": ("train", "attack", "audit")})
         with (tmp_path / "ledger.csv").open("a", newline="") as stream:
@@ -134,6 +134,19 @@ def test_a_note_of_many_networks_is_one_sentence(told: Callable[..., dict[str, A
     )  # fmt: skip
     assert "0.40% of 1000 images" in note["words"]
     assert found["findings"] == []
+
+
+def test_a_row_and_its_most_favourable_reading_are_told_apart(told: Callable[..., dict[str, Any]]) -> None:
+    found = told(
+        ("fc_4", 0, "zero_gradients", "noted", 0.001, 1000),
+        ("fc_4", 0, "single_step", "found", 0.75, 1000),
+        ("fc_4_best", 1, "zero_gradients", "noted", 0.002, 1000),
+        ("fc_4_best", 1, "single_step", "found", 0.75, 1000),
+        more=["fc_4_best"],
+    )
+    assert found["notes"][0]["rows"] == ["FC Layer-4", "FC Layer-4, favourable"]
+    assert [f["row"] for f in found["findings"]] == ["FC Layer-4", "FC Layer-4, favourable"]
+    assert found["checks"][1] == {"check": "zero_gradients", "passed": 0, "noted": 2, "found": 0, "skipped": 0}
 
 
 def test_a_cell_without_an_audit_says_why(told: Callable[..., dict[str, Any]]) -> None:
