@@ -5,7 +5,9 @@
 
 Every attack runs on the same test images with and without leaving, in turns on one torch thread; its time is the
 shortest of all turns, in processor seconds. Beside the verdicts that leaving changes stand those that differ from the
-attack that goes on to its last step and is judged there. The weights are those of the reference run.
+attack that goes on to its last step and is judged there. The fully connected networks have the weights of the
+reference run; the convolutional one, whose outputs move in their last bits with the size of the batch, is trained
+for three epochs. The last line counts the rows and the verdicts of all of them.
 """
 
 from __future__ import annotations
@@ -13,15 +15,17 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 import yaml
 from torch import nn
 
-from lat import attacks, data
+from lat import attacks, data, training
 from lat.attacks import Attack, active, run_attack
 from lat.attacks.losses import Unjudged
+from lat.cells import Cell, Schedule
 from lat.experiment import load_weights
 from lat.types import Images, Labels, Verdicts
 
@@ -33,6 +37,8 @@ NETWORKS = {  # row and width: its cell
     ("dnn", 256): "mnist-4fc-w256-standard-6c7a7071",
     ("pgd", 256): "mnist-4fc-w256-pgd-e1ac36b6",
 }
+CONVOLUTIONAL = Cell("mnist", "3conv2fc", 16, "standard", (), None, None, None, False, Schedule(3))
+TRAINED_ON = 12_800  # images
 TURNS = {"fgsm": 5, "ifgsm": 5, "pgd": 3, "eot": 1, "cw": 3, "mi_fgsm": 5, "pgd_restarts": 1, "cw_restarts": 1}
 SIDES = {"without": math.inf, "with": active.RECUT_AT}
 IMAGES = 1000
@@ -51,6 +57,15 @@ def compared(model: nn.Module, x: Images, y: Labels, attack: Attack, turns: int)
     return found
 
 
+def networks(x: Images, y: Labels, classes: int) -> Iterator[tuple[str, nn.Module]]:
+    """Each network with its name in the table; x (n, C, H, W) and y (n) are the test images."""
+    for (row, width), cell in NETWORKS.items():
+        weights = WEIGHTS / cell / "seed0.safetensors"
+        yield f"{row}, width {width}", load_weights(("4fc", width), weights, tuple(x.shape[1:]), classes)
+    seen = data.tensors(data.load("mnist", "train", ROOT / "data", TRAINED_ON))
+    yield "3Conv2FC", training.fit(CONVOLUTIONAL, 0, seen, (x, y), classes).model
+
+
 def main() -> None:
     torch.set_num_threads(1)
     chosen = attacks.from_settings(yaml.safe_load((ROOT / "config" / "attacks.yaml").read_text("utf-8")))
@@ -61,16 +76,17 @@ def main() -> None:
         "| network | attack | robust accuracy | without, s | with, s | ratio | verdicts changed | judged at the end |"
     )
     print("| --- | --- |" + " ---: |" * 6)
-    for (row, width), cell in NETWORKS.items():
-        weights = WEIGHTS / cell / "seed0.safetensors"
-        model = load_weights(("4fc", width), weights, images.shape, images.classes)
+    rows, verdicts, changes, ends = 0, 0, 0, 0
+    for network, model in networks(x, y, images.classes):
         for name in sys.argv[1:] or TURNS:
             sides = compared(model, x, y, chosen[name], TURNS[name])
             (full, expected), (less, robust) = sides["without"], sides["with"]
             last = run_attack(Unjudged(model), x, y, range(len(x)), chosen[name], seed=0).robust
             changed, ended = int((robust != expected).sum()), int((robust != last).sum())
             figures = f"{float(robust.double().mean()):.3f} | {full:.3f} | {less:.3f} | {less / full:.2f}"
-            print(f"| {row}, width {width} | {name} | {figures} | {changed} | {ended} |", flush=True)
+            print(f"| {network} | {name} | {figures} | {changed} | {ended} |", flush=True)
+            rows, verdicts, changes, ends = rows + 1, verdicts + len(x), changes + changed, ends + ended
+    print(f"{rows} rows, {verdicts:,} verdicts: {changes} changed, {ends} other than judged at the end")
 
 
 if __name__ == "__main__":

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from lat.findings import STATUSES, Result, words
+from lat.findings import ENOUGH, STATUSES, Result, words
 from lat.measured import WORST_CASE, Ledger, Plan, Rows, Scale, figure
 
 STEP = "audit"
@@ -20,26 +20,27 @@ def summary(
     ledger: Ledger, plan: Plan, labels: Mapping[tuple[str, str], str], settings: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
     """The audits of every scale that has one: `scales` with a line a cell, `checks` with how many results had which
-    status, and `findings`, each as the sentence that `settings` (config/audit.yaml) has for it.
+    status, and `findings` and `notes`, each as the sentence that `settings` (config/audit.yaml) has for it.
 
     `labels` are the names that cells go by, by (scale, cell). Accuracies are means over seeds, in per cent.
     """
-    scales, findings, counts = [], [], {name: Counter[str]() for name in settings}
+    scales, findings, notes, counts = [], [], [], {name: Counter[str]() for name in settings}
     for scale in (scale for scale in plan.scales if STEP in plan.steps.get(scale.name, ())):
         cells = {cell: audited(ledger.rows(scale.name, cell, plan.slugs)) for cell in scale.cells}
         names = {cell: labels.get((scale.name, cell), cell) for cell in scale.cells}
-        for cell, rows in cells.items():
-            found = results(rows)
-            for seed_results in found.values():
-                for result in seed_results:
-                    counts[result.check.partition("@")[0]][result.status] += 1
-            findings += list(_findings(scale.name, names[cell], found, settings))
+        found = {names[cell] + ", favourable" * _favourable(cell): results(rows) for cell, rows in cells.items()}
+        for row, by_seed in found.items():
+            for result in (result for mine in by_seed.values() for result in mine):
+                counts[result.check.partition("@")[0]][result.status] += 1
+            findings += list(_findings(scale.name, row, by_seed, settings))
+        notes += list(_notes(scale.name, found, settings))
         scales.append(_scale(scale, cells, names, ledger, plan))
     return {
         "scales": scales,
         "checks": [{"check": name} | {key: counts[name][key] for key in STATUSES} for name in settings if counts[name]],
         "statuses": list(STATUSES),
         "findings": findings,
+        "notes": notes,
     }
 
 
@@ -75,8 +76,11 @@ def beside_fixed(ledger: Ledger, plan: Plan) -> dict[str, Any] | None:
 
 
 def audited(rows: Rows) -> Rows:
-    """Those rows of a cell that its audit measured, without the seeds that diverged: nothing is claimed for those."""
-    return [row for row in rows if row["step"] == STEP and row["status"] != "diverged"]
+    """Those rows of a cell that its audit measured, without the seeds that diverged in any step: nothing is claimed for
+    those.
+    """
+    lost = {row["seed"] for row in rows if row["status"] == "diverged"}
+    return [row for row in rows if row["step"] == STEP and row["seed"] not in lost]
 
 
 def results(rows: Rows) -> dict[int, list[Result]]:
@@ -101,14 +105,41 @@ def _findings(
         by_check.setdefault(result.check, []).append(result)
     for check, mine in by_check.items():
         worst = max(mine, key=lambda result: abs(result.value - result.threshold))
-        said = words(check, worst.status, worst.value, worst.threshold, worst.n, settings)
+        said = words(worst, settings)
         yield {"scale": scale, "row": row, "check": check, "seeds": len(mine), "of": len(found), "words": said}
+
+
+def _notes(
+    scale: str, found: Mapping[str, Mapping[int, Sequence[Result]]], settings: Mapping[str, Mapping[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    """One entry a check with something to note at a scale: the rows that it is about, in how many of their networks,
+    and the sentence of the largest value. What is certified has a table of its own.
+    """
+    by_check: dict[str, list[tuple[str, Result]]] = {}
+    for row, by_seed in found.items():
+        for result in (result for mine in by_seed.values() for result in mine if result.status == "noted"):
+            if not result.check.startswith(f"{CERTIFIED}@"):
+                by_check.setdefault(result.check, []).append((row, result))
+    for check, mine in by_check.items():
+        row, largest = max(mine, key=lambda pair: pair[1].value)
+        yield {
+            "scale": scale,
+            "check": check,
+            "rows": list(dict.fromkeys(name for name, _ in mine)),
+            "networks": len(mine),
+            "largest": row,
+            "words": words(largest, settings),
+        }
 
 
 def _scale(
     scale: Scale, cells: Mapping[str, Rows], names: Mapping[str, str], ledger: Ledger, plan: Plan
 ) -> dict[str, Any]:
-    """A scale's attacks beyond the tables', its certified radii, and a line a cell."""
+    """A scale's attacks beyond the tables', how many images they saw, its certified radii, and a line a cell.
+
+    `left_out` are the attacks that saw too few images to count in the worst case; `untransferred` is whether an attack
+    that was to be transferred was not, for want of an independent network.
+    """
     attacks = list(
         dict.fromkeys(
             row["attack"]
@@ -129,16 +160,40 @@ def _scale(
         lines.append(
             {
                 "row": names[cell],
-                "favourable": cell.endswith("_best"),
+                "favourable": _favourable(cell),
                 "reason": "" if rows else state.reason if state.state != "ok" else "failed or unfinished",
                 "attacks": {name: _percent(rows, name) for name in (*attacks, FIXED, WORST_CASE)},
-                "certified": {name: _mean(rows, name, "noted") for name in radii},
+                "interval": _interval(rows),
+                "certified": {name: _certified(rows, name) for name in radii},
                 "found": sum(result.status == "found" for result in found),
                 "made": sum(result.status != "skipped" for result in found),
-                "images": _images(rows),
             }
         )
-    return {"scale": scale.name, "width": scale.width, "attacks": attacks, "radii": radii, "lines": lines}
+    counts = {name: _images(cells.values(), name) for name in (*attacks, FIXED, WORST_CASE)}
+    whole = max((n for cell in cells for n in _images([ledger.rows(scale.name, cell, plan.slugs)], "")), default=0)
+    return {
+        "scale": scale.name,
+        "width": scale.width,
+        "attacks": attacks,
+        "images": {name: " or ".join(f"{n:,}" for n in seen) for name, seen in counts.items()},
+        "left_out": [name for name in attacks if max(counts[name]) < min(ENOUGH, whole)],
+        "enough": ENOUGH,
+        "untransferred": any(row["metric"] == "surrogates" for rows in cells.values() for row in rows),
+        "radii": radii,
+        "lines": lines,
+    }
+
+
+def _images(cells: Iterable[Rows], attack: str) -> list[int]:
+    """On how many images accuracy under an attack was counted ("": clean accuracy), each number once, ascending."""
+    metric = "robust_accuracy" if attack else "clean_accuracy"
+    counted = {row["n"] for rows in cells for row in rows if (row["attack"], row["metric"]) == (attack, metric)}
+    return sorted(int(n) for n in counted)
+
+
+def _favourable(cell: str) -> bool:
+    """Whether a cell is a row's most favourable reading, which has the row's name."""
+    return cell.endswith("_best")
 
 
 def _percent(rows: Rows, attack: str) -> str:
@@ -146,13 +201,13 @@ def _percent(rows: Rows, attack: str) -> str:
     return f"{100 * found.mean:.1f}" if found else ""
 
 
-def _mean(rows: Rows, attack: str, metric: str) -> str:
-    """The mean of what is in per cent already."""
-    values = [float(row["value"]) for row in rows if (row["attack"], row["metric"]) == (attack, metric)]
+def _interval(rows: Rows) -> str:
+    """Of the worst case over all attacks: Student's over seeds, or for one seed the binomial one over its images."""
+    found = figure(rows, WORST_CASE, step=STEP).estimate if rows else None
+    return f"{100 * found.low:.1f} to {100 * found.high:.1f}".replace("-", "\N{MINUS SIGN}") if found else ""
+
+
+def _certified(rows: Rows, check: str) -> str:
+    """The mean share, in per cent already, of those that are certified: 0 too, which is skipped as a check."""
+    values = [float(row["value"]) for row in rows if row["attack"] == check and row["metric"] in STATUSES]
     return f"{sum(values) / len(values):.1f}" if values else ""
-
-
-def _images(rows: Rows) -> int | None:
-    """On how many images the worst case over all attacks is counted."""
-    counted = [int(row["n"]) for row in rows if row["attack"] == WORST_CASE and row["metric"] == "robust_accuracy"]
-    return min(counted, default=None)

@@ -67,7 +67,8 @@ class Evaluation:
     clean: right on the image itself (n). For each attack: verdicts, robust or not, for the images in `index`, in that
     order. distances: for attacks that look for the smallest distance, that distance, inf where none was found, 0 where
     the image is misclassified as it is. finite: whether all scores that were judged are finite. seconds: wall time.
-    batch: how many images were attacked at once in the end, and how often that was halved.
+    batch: how many images were attacked at once in the end, and how often that was halved. redrawn: attacks whose draws
+    belong to a batch of their own, which the cut of the images was no multiple of: another cut gives other verdicts.
     """
 
     clean: Booleans
@@ -77,6 +78,7 @@ class Evaluation:
     finite: bool
     seconds: dict[str, float] = field(default_factory=dict, compare=False)
     batch: Batch | None = field(default=None, compare=False)
+    redrawn: tuple[str, ...] = field(default=(), compare=False)
 
 
 def evaluate(
@@ -91,10 +93,12 @@ def evaluate(
     """Attack the test images, `batch` at a time, and judge every one.
 
     x is (n, C, H, W) in the box of the threats, y (n,). Random draws derive from `seed`, the attack's name and the
-    image's number, so the size of the batches and the other attacks change nothing. A network whose scores are not
-    finite is evaluated like any other: those images count as wrong, and `finite` says so. Where the device runs out of
-    memory, the batch is halved and the evaluation goes on. The model comes back as it was. `progress` hears the name of
-    each attack with how many of its images are done, before the first batch and after each.
+    image's number, so the other attacks change nothing, nor does the size of the batches; but for attacks that draw for
+    a `batch` of their own (autoattack, hopskipjump, boundary), where it is a multiple of that one. A network whose
+    scores are not finite is evaluated like any other: those images count as wrong, and `finite` says so. Where the
+    device runs out of memory, the batch is halved and the evaluation goes on. The model comes back as it was.
+    `progress` hears the name of each attack with how many of its images are done, before the first batch and after
+    each.
 
     Raises what `run_attack` raises, and EvaluationError where one image alone is too much for the memory.
     """
@@ -106,6 +110,7 @@ def evaluate(
     indices: dict[str, NDArray[np.int64]] = {}
     distances: dict[str, NDArray[np.float32]] = {}
     seconds: dict[str, float] = {}
+    redrawn: list[str] = []
 
     def attacked(name: str, index: NDArray[np.int64], part: slice) -> Outcome:
         rows = torch.from_numpy(index[part]).to(x.device)
@@ -116,17 +121,20 @@ def evaluate(
         index = sample_index(len(x), attack.examples)
         robust = np.empty(len(index), dtype=np.bool_)
         distance = np.empty(len(index), dtype=np.float32)
+        own, aligned = getattr(attack, "batch", 1), True
         progress(name, 0, len(index))
         for part, outcome in size.over(len(index), partial(attacked, name, index), name):
             robust[part] = outcome.robust.cpu().numpy()
             distance[part] = outcome.distance.cpu().numpy()
-            finite = finite and outcome.finite
+            finite, aligned = finite and outcome.finite, aligned and part.start % own == 0
             progress(name, part.stop, len(index))
+        if not aligned:
+            redrawn.append(name)
         verdicts[name], indices[name] = robust, index
         if attack.threat.radius is None:
             distances[name] = np.where(robust, np.float32(np.inf), distance)
         seconds[name] = time.perf_counter() - started
-    return Evaluation(clean, verdicts, indices, distances, finite, seconds, size)
+    return Evaluation(clean, verdicts, indices, distances, finite, seconds, size, tuple(redrawn))
 
 
 def _clean(model: nn.Module, x: Images, y: Labels, size: Batch) -> tuple[Booleans, bool]:

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 STATUSES = ("passed", "noted", "found", "skipped")
+ENOUGH = 500
+"""On how many images an attack must have run to count in the worst case over all: an accuracy on fewer is known to no
+better than four points. One that saw every image counts anyway."""
 
 
 @dataclass(frozen=True)
@@ -16,7 +19,7 @@ class Result:
     check: its name in config/audit.yaml, with an @ and a radius where it has a result a radius. status: one of
     STATUSES; `found` is what speaks against the reported accuracy, `noted` what a reader should know. value: the figure
     that was compared (nan: none), threshold: with what (nan: with nothing), both in the unit of the check's words.
-    n: how many images it is about (None: none). reason: why it was skipped, in words for a log.
+    n: how many images it is about (None: none). reason: why it was skipped or what it lacks, in words.
     """
 
     check: str
@@ -27,20 +30,24 @@ class Result:
     reason: str = ""
 
 
-def words(
-    check: str, status: str, value: float, threshold: float, n: int | None, settings: Mapping[str, Mapping[str, Any]]
-) -> str:
-    """The sentence for a result, from the template that `settings` (config/audit.yaml) has for its check and status.
+def words(result: Result, settings: Mapping[str, Mapping[str, Any]]) -> str:
+    """The sentence for a result: its reason where it was skipped, or else the template that `settings`
+    (config/audit.yaml) has for its check and status, with the reason where there is one.
 
     A template may use {value}, {threshold}, {n} and {radius} (what follows the @ of the check's name). Raises KeyError
     naming the check where the settings have no such check or no words for the status.
     """
-    name, _, radius = check.partition("@")
+    if result.status == "skipped":
+        return f"Not checked: {result.reason}."
+    name, _, radius = result.check.partition("@")
     try:
-        template = settings[name]["words"][status]
+        template = str(settings[name]["words"][result.status])
     except KeyError as error:
-        raise KeyError(f"{check}: config/audit.yaml has no words for {status!r}; add {name}.words.{status}") from error
-    return str(template).format(value=value, threshold=threshold, n=n, radius=radius)
+        raise KeyError(
+            f"{result.check}: config/audit.yaml has no words for {result.status!r}; add {name}.words.{result.status}"
+        ) from error
+    said = template.format(value=result.value, threshold=result.threshold, n=result.n, radius=radius)
+    return f"{said} ({result.reason})" if result.reason else said
 
 
 def check_words(settings: Mapping[str, Mapping[str, Any]]) -> None:
@@ -48,7 +55,7 @@ def check_words(settings: Mapping[str, Mapping[str, Any]]) -> None:
     for name, given in settings.items():
         for status, sentence in given["words"].items():
             try:
-                words(f"{name}@0.1", status, 0.5, 0.5, 10, settings)
+                words(Result(f"{name}@0.1", status, 0.5, 0.5, 10), settings)
             except (KeyError, IndexError, ValueError) as error:
                 raise ValueError(
                     f"{name}.words.{status}: {sentence!r} cannot be filled in ({error}); it may use {{value}}, "

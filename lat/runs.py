@@ -146,13 +146,13 @@ class Run:
         """Cell name -> (entry, seed) of the networks on which the audit of (entry, seed) makes what it transfers.
 
         They are of another seed, 0 or for that one 1, so that nothing is shared with the network but the data (networks
-        of one seed begin with the same weights) and more seeds change nothing. At a scale with one seed they are of
-        that one, and the network itself is left out.
+        of one seed begin with the same weights and see the same batches) and more seeds change nothing. At a scale with
+        one seed there are none.
         """
-        other = min(1, entry.seeds - 1) if seed == 0 else 0
-        names = self.audits[entry.scale].surrogates if entry.scale in self.audits else ()
-        found = {e.name: (e, other) for e in self.entries if e.scale == entry.scale and e.name in names}
-        return {name: pair for name, pair in found.items() if (pair[0].cell, other) != (entry.cell, seed)}
+        if entry.scale not in self.audits or entry.seeds == 1:
+            return {}
+        other, names = (1 if seed == 0 else 0), self.audits[entry.scale].surrogates
+        return {e.name: (e, other) for e in self.entries if e.scale == entry.scale and e.name in names}
 
     def sources(self, entry: Entry, step: str) -> str:
         """The digest of the code that decides a step for an entry."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Protocol, runtime_checkable
 
 from lat import norms
@@ -97,5 +98,10 @@ def check_positive(key: str, value: object, *, zero: bool = False) -> None:
 
 def check_start(start: object) -> None:
     """Raises SettingError unless `start` is one of STARTS."""
-    if start not in STARTS:
-        raise SettingError(f"start: {start!r} is not known; use one of {', '.join(STARTS)}")
+    check_choice("start", start, STARTS)
+
+
+def check_choice(key: str, value: object, known: Collection[str]) -> None:
+    """Raises SettingError unless `value` is one of the `known` names."""
+    if not isinstance(value, str) or value not in known:
+        raise SettingError(f"{key}: {value!r} is not known; use one of {', '.join(known)}")

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from lat import norms
-from lat.attacks.ascent import check_count
+from lat.attacks.ascent import check_choice, check_count
 from lat.attacks.draws import Draws
-from lat.attacks.protocol import SettingError, Threat, right
+from lat.attacks.protocol import Threat, right
 from lat.types import Images, Labels
 
 
@@ -45,10 +45,7 @@ class Noise:
     def __post_init__(self) -> None:
         _ = self.threat.ball
         check_count("noise_draws", self.noise_draws)
-        if self.distribution not in DISTRIBUTIONS:
-            raise SettingError(
-                f"distribution: {self.distribution!r} is not known; use one of {', '.join(DISTRIBUTIONS)}"
-            )
+        check_choice("distribution", self.distribution, DISTRIBUTIONS)
 
     def perturb(self, model: nn.Module, x: Images, y: Labels, draws: Draws) -> Images:
         """For each example the first point that breaks it, or else the last one drawn; x where it was wrong already.

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from lat.attacks.ascent import ascend, check_count, check_positive, start_at
+from lat.attacks.ascent import ascend, check_choice, check_count, check_positive, start_at
 from lat.attacks.draws import Draws
 from lat.attacks.losses import Exact, Loss, cross_entropy, margin
-from lat.attacks.protocol import SettingError, Threat, right
+from lat.attacks.protocol import Threat, right
 from lat.types import Images, Labels
 
 LOSSES: Mapping[str, tuple[Loss, str]] = {"cross_entropy": (cross_entropy, "last"), "margin": (margin, "highest")}
@@ -38,8 +38,7 @@ class PGDRestarts:
         check_count("steps", self.steps)
         check_positive("relative_step", self.relative_step)
         check_count("restarts", self.restarts)
-        if self.loss not in LOSSES:
-            raise SettingError(f"loss: {self.loss!r} is not known; use one of {', '.join(LOSSES)}")
+        check_choice("loss", self.loss, LOSSES)
 
     def perturb(self, model: nn.Module, x: Images, y: Labels, draws: Draws) -> Images:
         """For each example the point that broke it, or else that of the last restart; x where it was wrong already.

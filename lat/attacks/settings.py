@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
+from lat.attacks.ascent import check_choice
 from lat.attacks.protocol import Attack, SettingError, Threat, is_number
 
 
@@ -16,6 +17,8 @@ def build(kinds: Mapping[str, type], settings: Mapping[str, Mapping[str, Any]]) 
     """
     attacks: dict[str, Attack] = {}
     for name, given in settings.items():
+        if not isinstance(given, Mapping):
+            raise SettingError(f"{name}: {given!r} must be a mapping of keys to values, kind among them")
         if "@" in name:
             raise SettingError(f"{name}: a name with an @ belongs to an attack with radii; leave it out")
         for full_name, single in _by_radius(name, given):
@@ -48,8 +51,7 @@ def _one(kinds: Mapping[str, type], given: dict[str, Any]) -> Attack:
     """The attack of one set of keys: the keys of the threat, and one for each other field of its class."""
     if "kind" not in given:
         raise SettingError(f"kind: missing; give one of {', '.join(kinds)}")
-    if given["kind"] not in kinds:
-        raise SettingError(f"kind: {given['kind']!r} is not known; use one of {', '.join(kinds)}")
+    check_choice("kind", given["kind"], kinds)
     wanted = keys(kinds[given["kind"]])
     if unknown := [key for key in given if key not in wanted]:
         raise SettingError(f"{unknown[0]}: unknown to {given['kind']}; its keys are {', '.join(wanted)}")

@@ -54,13 +54,16 @@ CHECKS: Mapping[str, Check] = {
 def examine(subject: Subject, settings: Mapping[str, Mapping[str, Any]]) -> list[Result]:
     """The result of each check of `settings` (config/audit.yaml, or a part of it), in order.
 
-    A check that needs what the subject does not have is skipped; some have a result for each radius. The network comes
-    back as it was. Raises SettingError where attacks that a check compares have different threat models, and AuditError
-    for what can only be a mistake of this program, so that the run must fail.
+    A check that needs what the subject does not have is skipped, and so is every one where it has no images; some have
+    a result for each radius. The network comes back as it was. Raises SettingError where attacks that a check compares
+    have different threat models, and AuditError for what can only be a mistake of this program, so that the run must
+    fail.
     """
     results = []
     for name, given in settings.items():
         try:
+            if not len(subject.x):
+                raise Skipped("there are no images")
             results += CHECKS[name](name, subject, given)
         except Skipped as reason:
             results.append(Result(name, "skipped", math.nan, math.nan, None, str(reason)))

@@ -21,10 +21,10 @@ BOX = (0.0, 1.0)
 def certified(check: str, subject: Subject, given: Mapping[str, Any]) -> list[Result]:
     """No attack may break a certified example; it counts only with a number of certified examples above zero.
 
-    One result, noted, for each of `radii`: value: the share of `examples` images that `lat.bounds.certified` proves in
-    L-infinity, in points; n: how many these are. Held against them are the network's own class of the image, every
-    verdict of the run's L-infinity attacks at that radius or a smaller one, and `attacks`, run at that radius on the
-    first `attacked` of the certified images.
+    One result for each of `radii`: value: the share of `examples` images that `lat.bounds.certified` proves in
+    L-infinity, in points; n: how many these are. It is noted, and skipped where there are none. Held against them are
+    the network's own class of the image, every verdict of the run's attacks at that radius or a smaller one, every
+    distance of at most that radius, and `attacks`, run at that radius on the first `attacked` of the certified images.
 
     Raises AuditError where one of them breaks a certified image.
     """
@@ -40,21 +40,28 @@ def certified(check: str, subject: Subject, given: Mapping[str, Any]) -> list[Re
         name = f"{check}@{radius:g}"
         sure = index[proved]
         _hold(name, "the network on the clean image", sure, sure[~subject.clean[sure]])
-        for attack, (attacked, robust) in subject.verdicts.items():
-            if _within(subject.attack(attack).threat, radius):
-                _hold(name, attack, sure, np.intersect1d(sure, attacked[~robust]))
+        for attack in subject.verdicts:
+            _hold(name, attack, sure, np.intersect1d(sure, _broken(subject, attack, radius)))
         for attack in given["attacks"]:
             tried = sure[: given["attacked"]]
             robust = _robust(name, subject, _at(subject.attack(attack), radius), tried)
             _hold(name, f"{attack} at radius {radius:g}", sure, tried[~robust])
-        results.append(Result(name, "noted", points(proved), float("nan"), len(sure)))
+        status, reason = ("noted", "") if len(sure) else ("skipped", f"no image of {len(index)} is certified")
+        results.append(Result(name, status, points(proved), float("nan"), len(sure), reason))
     return results
 
 
-def _within(threat: Threat, radius: float) -> bool:
-    """Whether all that the threat allows lies in the certified set: the ball of that radius, within BOX."""
-    inside = BOX[0] <= threat.box[0] and threat.box[1] <= BOX[1]
-    return inside and threat.norm == "linf" and threat.radius is not None and threat.radius <= radius
+def _broken(subject: Subject, attack: str, radius: float) -> Indices:
+    """The images that the attack broke by a point of the certified set: the L-infinity ball of that radius, within BOX.
+
+    The balls of both norms count, since no norm of a shift is smaller than its largest element.
+    """
+    threat, (index, robust) = subject.attack(attack).threat, subject.verdicts[attack]
+    if threat.box[0] < BOX[0] or BOX[1] < threat.box[1]:
+        return index[:0]
+    if threat.radius is None:
+        return index[subject.distances[attack] <= radius]
+    return index[~robust & (threat.radius <= radius)]
 
 
 def _at(attack: Attack, radius: float) -> Attack:

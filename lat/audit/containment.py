@@ -17,7 +17,7 @@ from lat.types import Images
 
 
 def ball_and_box(check: str, subject: Subject, given: Mapping[str, Any]) -> list[Result]:
-    """Every adversarial example is inside ball and box, finite; any outside: error.
+    """Every adversarial example of a sample is inside ball and box, finite; any outside: error.
 
     `run_attack` asserts it for each attack. Here every attack with verdicts is one that the wrapper ran, on images that
     there are, and the examples of `attack` on a sample are measured in NumPy and float64. value: how far the worst one

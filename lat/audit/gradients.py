@@ -27,7 +27,7 @@ def converged(check: str, subject: Subject, given: Mapping[str, Any]) -> list[Re
 
     The loss is the mean cross-entropy of a sample at each point of the ascent of `attack`, the start included; its
     range is the highest minus the lowest of them. value: the share of it that the `last_steps` gain, 0 where the loss
-    never changes.
+    never changes. Skipped where the loss is not finite.
     """
     attack = subject.attack(given["attack"])
     if not isinstance(attack, Search):
@@ -37,7 +37,8 @@ def converged(check: str, subject: Subject, given: Mapping[str, Any]) -> list[Re
     reach = float(curve.max() - curve.min())
     gain = float(curve[-1] - curve[max(0, len(curve) - 1 - given["last_steps"])])
     value = gain / reach if reach > 0 else 0.0
-    return judged(check, value, given["share"], len(index), found=value > given["share"])
+    finite = bool(np.isfinite(curve).all())
+    return judged(check, value, given["share"], len(index), found=finite and value > given["share"], finite=finite)
 
 
 def loss_curve(subject: Subject, attack: Search, index: Indices, seed: int) -> NDArray[np.float64]:
@@ -68,14 +69,14 @@ def zero_gradients(check: str, subject: Subject, given: Mapping[str, Any]) -> li
     """Zero input gradients; any: note; > 1 %: finding.
 
     Of the cross-entropy at the images of a sample, in their own precision (float32), where every element is exactly
-    zero. value: the share of the images.
+    zero or not a number: neither moves an ascent. value: the share of the images.
     """
     index = subject.sample(given["examples"])
     zero = 0
     with undisturbed(subject.model):
         for _, x, y in subject.parts(index):
             _, gradient = loss_and_gradient(subject.model, x, y)
-            zero += int((gradient == 0).flatten(1).all(1).sum())
+            zero += int(((gradient == 0) | gradient.isnan()).flatten(1).all(1).sum())
     value = zero / len(index)
     status = "found" if value > given["share"] else "noted" if zero else "passed"
     return [Result(check, status, value, given["share"], len(index))]
@@ -96,12 +97,13 @@ def scaled_logits(check: str, subject: Subject, given: Mapping[str, Any]) -> lis
     """Logits scaled ×0.1, ×10, shifted; finding when robust accuracy *drops* by > 1 point.
 
     `attack` runs on the network and on each rescaled one, on the same sample with the same draws; what it finds is
-    judged by the network itself. value: the largest drop, 0 where there is none, in points.
+    judged by the network itself. value: the largest drop, 0 where there is none, in points. Scores that are not finite
+    are no pass.
     """
     attack = subject.attack(given["attack"])
     index = subject.sample(given["examples"])
     changes = [(1.0, 0.0), *((float(factor), 0.0) for factor in given["factors"]), (1.0, float(given["shift"]))]
-    robust = dict.fromkeys(changes, 0)
+    robust, finite = dict.fromkeys(changes, 0), True
     for part, x, y in subject.parts(index):
         for change in changes:
             rescaled = Rescaled(subject.model, *change)
@@ -109,5 +111,6 @@ def scaled_logits(check: str, subject: Subject, given: Mapping[str, Any]) -> lis
             with undisturbed(subject.model), torch.no_grad():
                 still = right(subject.model(x), y) & right(subject.model(outcome.adversarial), y)
             robust[change] += int(still.sum())
+            finite = finite and outcome.finite
     drop = 100 * (robust[changes[0]] - min(robust.values())) / len(index)
-    return judged(check, drop, given["points"], len(index), found=drop > given["points"])
+    return judged(check, drop, given["points"], len(index), found=drop > given["points"], finite=finite)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 
 import numpy as np
@@ -37,7 +37,8 @@ class Subject:
     each attack the numbers of the images attacked, ascending, and for each of them whether it was robust. clean: right
     on the image itself, all n. attacks: every attack of `verdicts`, and those that checks run themselves. classes: how
     many the data has. seed: from which the draws of the audit's own attacks derive. worst: the worst case as it is
-    reported, all n, or None where none is.
+    reported, all n, or None where none is. distances: for each attack of `verdicts` that looks for the smallest
+    distance, what it found, in that order, in the norm of its threat; inf where nothing.
     """
 
     model: nn.Module
@@ -49,6 +50,7 @@ class Subject:
     classes: int
     seed: int
     worst: Booleans | None = None
+    distances: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
     def sample(self, examples: int | None) -> Indices:
         """The numbers of the images that a check looks at, ascending: all n, or `examples` of them (None: all).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,13 @@ from lat.audit.subject import AuditError, Booleans, Indices, Skipped, Subject, p
 from lat.findings import Result
 
 
-def judged(check: str, value: float, threshold: float, n: int, *, found: bool) -> list[Result]:
-    """The one result of a check that either finds something or passes."""
+def judged(check: str, value: float, threshold: float, n: int, *, found: bool, finite: bool = True) -> list[Result]:
+    """The one result of a check that either finds something or passes.
+
+    Raises Skipped where it would pass and not all that it measured is `finite`: that says nothing of the network.
+    """
+    if not (found or finite):
+        raise Skipped("the network's scores or its loss are not all finite")
     return [Result(check, "found" if found else "passed", value, threshold, n)]
 
 
@@ -96,7 +102,8 @@ def gradient_free(check: str, subject: Subject, given: Mapping[str, Any]) -> lis
 
     The ensemble is whatever was run of `white_box`, `needed` included. Each attack of `outside` is held against it on
     the images that it and all of the ensemble saw. value: the largest share of images that one of them breaks and the
-    ensemble does not, in points; n: the most images that one of them was judged on.
+    ensemble does not, in points; n: the most images that one of them was judged on; reason: those of `outside` that
+    were not run.
     """
     if not (outside := subject.present(given["outside"])):
         raise Skipped(f"{', '.join(given['outside'])}: no verdicts")
@@ -104,18 +111,31 @@ def gradient_free(check: str, subject: Subject, given: Mapping[str, Any]) -> lis
     alone = {name: _alone(subject, name, ensemble) for name in outside}
     value = max(100 * len(broken) / len(seen) for seen, broken in alone.values())
     most = max(len(seen) for seen, _ in alone.values())
-    return judged(check, value, given["points"], most, found=value > given["points"])
+    (result,) = judged(check, value, given["points"], most, found=value > given["points"])
+    return [replace(result, reason=_lacking(subject, given["outside"]))]
 
 
 def noise_alone(check: str, subject: Subject, given: Mapping[str, Any]) -> list[Result]:
     """Random noise, 10,000 draws an example (on a sample); finding when there is a point that only noise breaks.
 
-    Against whatever was run of `others`, `needed` included, on the images that `noise` and all of them saw. value: how
-    many images only noise breaks; `images` (0) is the most that passes.
+    On the images that `noise` and all of `needed` saw, against every other attack in the same ball that saw the image.
+    value: how many images only noise breaks; `images` (0) is the most that passes; reason: those of `others` that were
+    not run.
     """
-    ensemble = _ensemble(subject, given["needed"], given["others"])
-    seen, broken = _alone(subject, given["noise"], ensemble)
-    return judged(check, len(broken), given["images"], len(seen), found=len(broken) > given["images"])
+    noise = given["noise"]
+    seen, on = subject.common([noise, *given["needed"]])
+    alone = seen[~on[noise]]
+    for name, (index, robust) in subject.verdicts.items():
+        if name != noise and subject.attack(name).threat == subject.attack(noise).threat:
+            alone = np.setdiff1d(alone, index[~robust])
+    (result,) = judged(check, len(alone), given["images"], len(seen), found=len(alone) > given["images"])
+    return [replace(result, reason=_lacking(subject, given["others"]))]
+
+
+def _lacking(subject: Subject, names: Sequence[str]) -> str:
+    """Which of the attacks were not run, in words; empty where all were."""
+    absent = [name for name in names if name not in subject.verdicts]
+    return f"not run: {', '.join(absent)}" if absent else ""
 
 
 def _ensemble(subject: Subject, needed: Sequence[str], names: Sequence[str]) -> list[str]:

@@ -79,13 +79,16 @@ def audit(options: argparse.Namespace) -> int:
     entry, folder = run.entry(options.cell), folder_of(options, run)
     if "audit" not in run.steps(entry):
         raise RunError(f"audit: {run.name!r} has none at scale {entry.scale!r}; add the key `audit` to its run file")
-    from lat import bars, experiment
+    from lat import bars, experiment, findings
 
     job, what = job_of(options, run, entry, "audit"), f"audit {entry.name}@{entry.scale}, seed {options.seed}"
+    results: list[findings.Result] = []
     with leased(options, what) as device, bars.of_attacks() as report:
         files = experiment.Audited.of(run, folder, entry, options.seed)
-        record = experiment.audit_cell(replace(job, device=device), run, entry, files, report)
+        record = experiment.audit_cell(replace(job, device=device), run, entry, files, report, results.append)
     print_figures(record.figures)
+    for result in results:
+        print(f"{result.check:<17} {result.status:<7} {findings.words(result, run.audits[entry.scale].checks)}")
     return 0
 
 

@@ -100,11 +100,13 @@ def told(heart: heartbeats.Heart, chosen: Mapping[str, attacks.Attack], n: int, 
 
 def attack_figures(found: evaluation.Evaluation) -> list[Figure]:
     """The figures of an evaluation: accuracy or distances by attack, the worst case over the fixed attacks, wall
-    times; and where memory ran out, how often the batch was halved and what was left of it.
+    times; and where memory ran out, how often the batch was halved, what was left of it, and which attacks that gave
+    other draws.
     """
     figures = []
     if found.batch is not None and found.batch.halvings:
         figures += [Figure("batch_halvings", found.batch.halvings), Figure("batch", found.batch.images)]
+        figures += [Figure("redrawn", len(found.verdicts[name]), attack=name) for name in found.redrawn]
     for name, verdict in found.verdicts.items():
         n = len(verdict)
         figures.append(Figure("wall_s", found.seconds[name], n=n, attack=name))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +16,9 @@ from lat.collection import SURROGATE, Folder
 from lat.environment import prepare_torch
 from lat.experiment.attack_step import attack_figures, told, whole_worst_case
 from lat.experiment.job import Job, Report, file_digest, load_weights, record_of
+from lat.findings import ENOUGH
 from lat.ledger import Figure, LedgerError, Record
 from lat.runs import FIXED_ATTACKS, TRANSFER, Entry, Run
-
-ENOUGH = 500
-"""On how many images an attack must have run to count in the worst case over all: an accuracy on fewer is known to no
-better than four points. One that saw every image counts anyway."""
 
 
 @dataclass(frozen=True)
@@ -52,20 +49,34 @@ class Audited:
 
 
 def audit_cell(
-    job: Job, run: Run, entry: Entry, files: Audited, report: Report = lambda attack, done, images: None
+    job: Job,
+    run: Run,
+    entry: Entry,
+    files: Audited,
+    report: Report = lambda attack, done, images: None,
+    tell: Callable[[audit.Result], None] = lambda result: None,
 ) -> Record:
     """Run the audit of the entry's scale on the job's network; writes the verdicts of its attacks and then the record.
 
-    `report` hears of the attacks as `attack`'s does. Raises LedgerError where weights are missing or of another
+    Nothing is transferred where there are no surrogates, and a figure says so. `report` hears of the attacks as
+    `attack`'s does, and `tell` of what each check found. Raises LedgerError where weights are missing or of another
     network, and where the attack step was of other weights or says otherwise than its verdicts; AuditError where
     nothing that was measured is to be trusted.
     """
     prepare_torch(job.device)
     with heartbeats.beating(job.heartbeat, "audit") as heart:
-        return _audit(job, run, entry, files, heart, report)
+        return _audit(job, run, entry, files, heart, report, tell)
 
 
-def _audit(job: Job, run: Run, entry: Entry, files: Audited, heart: heartbeats.Heart, report: Report) -> Record:
+def _audit(
+    job: Job,
+    run: Run,
+    entry: Entry,
+    files: Audited,
+    heart: heartbeats.Heart,
+    report: Report,
+    tell: Callable[[audit.Result], None],
+) -> Record:
     started = time.perf_counter()
     images = data.load(job.cell.dataset, run.part, job.data_root, job.images)
     before = attacked(files)
@@ -94,14 +105,18 @@ def _audit(job: Job, run: Run, entry: Entry, files: Audited, heart: heartbeats.H
         classes=images.classes,
         seed=seed,
         worst=whole_worst_case(before),
+        distances={**before.distances, **found.distances},
     )
     results = audit.examine(subject, plan.checks)
+    for result in results:
+        tell(result)
     digests = {SURROGATE + name: file_digest(path) for name, path in files.surrogates.items()}
+    lacking = (Figure("surrogates", 0, attack=TRANSFER),) if plan.transfer and not surrogates else ()
     made = record_of(
         job,
         "audit",
         diverged=not found.finite or training.has_diverged(model, 0.0, float(before.clean.mean()), images.classes),
-        figures=(*attack_figures(found), *worst_figures(subject), *check_figures(results)),
+        figures=(*attack_figures(found), *lacking, *worst_figures(subject), *check_figures(results)),
         settings=run.settings(entry, "audit"),
         inputs={
             "data": images.digest,

@@ -28,9 +28,13 @@ for name, key, value in [
     ("fgsm", "radius", "0.1"), ("fgsm", "box", [0.0]), ("fgsm", "box", 1.0), ("fgsm", "examples", 2.5),
     ("ifgsm", "steps", 2.5), ("pgd", "relative_step", "0.1"), ("pgd", "start", None), ("cw_l2", "shrink", None),
     ("autoattack", "attacks", 4), ("noise", "distribution", None), ("pgd_restarts", "loss", None), ("zoo", "lr", "0.1"),
+    ("autoattack", "attacks", [["square"]]), ("noise", "distribution", ["sign"]), ("pgd_restarts", "loss", ["margin"]),
+    ("fgsm", "kind", ["fgsm"]), ("fgsm", "norm", ["linf"]), ("pgd", "start", ["clean"]),
 ]:
     wrong = {name: settings[name] | {key: value}}
     expect(SettingError, f"{name}: {key}: ", lambda: from_settings(wrong))
+for entry in (None, "fgsm", ["fgsm"]):
+    expect(SettingError, f"fgsm: {entry!r} must be a mapping", lambda: from_settings({"fgsm": entry}))
 
 class Cutting:
     threat, examples = Threat("linf", 0.1), None

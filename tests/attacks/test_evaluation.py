@@ -185,6 +185,20 @@ def test_where_memory_runs_out_the_batch_is_halved_and_no_verdict_differs(
     assert len(tried) == expected[images].halvings  # it does not try again what did not fit
 
 
+def test_an_attack_whose_draws_are_of_a_batch_is_marked_where_the_cut_is_no_multiple_of_it(
+    digits: Digits, attacks: dict[str, Attack]
+) -> None:
+    """Forty images are cut into tens where sixteen fit."""
+    short = replace(attacks["boundary"], steps=2)
+    chosen = {"tens": replace(short, batch=10), "twenties": replace(short, batch=20), "fgsm": attacks["fgsm"]}
+    x, y = digits.x[:40], digits.y[:40]
+    whole, cut = (evaluate(model, x, y, chosen, seed=0) for model in (digits.model, Small(digits.model, 16)))
+    assert (whole.redrawn, cut.redrawn) == ((), ("twenties",))
+    assert cut.batch == Batch(10, 2)
+    np.testing.assert_array_equal(cut.distances["tens"], whole.distances["tens"])
+    assert (cut.distances["twenties"] != whole.distances["twenties"]).any()
+
+
 def test_one_image_that_does_not_fit_is_an_error_that_says_what_to_do(digits: Digits, quick: dict[str, Attack]) -> None:
     class Greedy(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

@@ -54,6 +54,14 @@ def random_images(n: int, seed: int = 0) -> Tensor:
     return torch.rand(n, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
 
 
+def test_without_images_every_check_is_skipped() -> None:
+    plain = random_network()
+    empty = asked(plain, random_images(0), torch.zeros(0, dtype=torch.int64))
+    found = examine(empty, SETTINGS)
+    assert [result.check for result in found] == list(SETTINGS)
+    assert {(result.status, result.reason) for result in found} == {("skipped", "there are no images")}
+
+
 def test_a_gradient_that_is_zero_is_noted_and_found_past_one_percent() -> None:
     def flat(count: int) -> Result:
         """`count` of 1,000 images lie where the ReLU is off."""
@@ -63,6 +71,12 @@ def test_a_gradient_that_is_zero_is_noted_and_found_past_one_percent() -> None:
 
     assert [flat(count).status for count in (0, 1, 10, 11)] == ["passed", "noted", "noted", "found"]
     assert (flat(11).value, flat(11).n) == (0.011, 1000)
+
+
+def test_a_gradient_is_there_if_one_pixel_of_it_is_a_number() -> None:
+    x, y = grey(2, pixels=2)
+    model = Scored(lambda x: x[:, 0, 0, 0] + (x[:, 0, 0, 1] - 0.5).abs().sqrt())  # 0 / 0 at the second pixel
+    assert one("zero_gradients", asked(model, x, y)).value == 0
 
 
 def test_one_pixel_with_a_gradient_is_enough() -> None:
@@ -142,9 +156,27 @@ def test_passes_may_differ_by_a_ten_thousandth_of_the_length_of_the_logits() -> 
         assert result.value == pytest.approx(4 * angle, rel=1e-6, abs=1e-12)
 
 
-def test_a_network_without_numbers_is_not_taken_for_a_random_one() -> None:
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_scores_that_are_not_finite_pass_no_check_of_the_network(value: float) -> None:
     x, y = grey(3)
-    assert one("repeated_passes", asked(Scored(lambda x: x.flatten() * torch.nan), x, y)).value == 0
+    empty = asked(Scored(lambda x: x.flatten() * 0 + value), x, y)
+    for check in ("converged", "repeated_passes", "scaled_logits", "fresh_draws"):
+        result = one(check, empty)
+        assert (result.status, result.reason) == ("skipped", "the network's scores or its loss are not all finite")
+    lost = one("zero_gradients", empty)
+    assert (lost.status, lost.value) == ("found", 1.0), "a gradient that is no number moves no attack"
+
+
+def test_a_network_that_is_random_between_numbers_and_none_is_found() -> None:
+    class Wavers(nn.Module):
+        passes = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.passes += 1
+            return two_scores(x.flatten() if self.passes % 2 else x.flatten() * torch.nan)
+
+    x, y = grey(3)
+    assert one("repeated_passes", asked(Wavers(), x, y)).status == "found"
 
 
 class Wavering(nn.Module):
@@ -272,9 +304,10 @@ def test_certificates_are_those_of_the_bounds_and_hold_against_the_attacks() -> 
     assert [result.check for result in found] == ["certified@0.001", "certified@0.01", "certified@0.5"]
     for result in found:
         proved = bounds.certified(plain, x, y, float(result.check.partition("@")[2]))
-        assert (result.status, result.n) == ("noted", int(proved.sum()))
+        assert result.n == int(proved.sum())
         assert result.value == pytest.approx(100 * float(proved.double().mean()))
-    assert found[0].n and found[2].n == 0
+    assert [result.status for result in found] == ["noted", "noted", "skipped"]
+    assert found[1].n and (found[2].n, found[2].reason) == (0, "no image of 30 is certified")
 
 
 def test_an_attack_that_breaks_a_certified_image_is_an_error() -> None:
@@ -284,7 +317,9 @@ def test_an_attack_that_breaks_a_certified_image_is_an_error() -> None:
     victim = int(np.flatnonzero(proved)[3])
     robust = np.arange(30) != victim
     small = replace(ATTACKS["fgsm"], threat=Threat("linf", 0.001))
-    for threat, wrong in ((small.threat, True), (Threat("linf", 0.0011), False), (Threat("l2", 0.001), False)):
+    inside = [Threat(norm, radius) for norm in ("linf", "l2") for radius in (0.0009, 0.001)]
+    outside = [Threat("linf", 0.0011), Threat("l2", 0.0011), Threat("linf", 0.001, (-1.0, 1.0))]
+    for threat, wrong in [*((threat, True) for threat in inside), *((threat, False) for threat in outside)]:
         attacks = dict(ATTACKS) | {"fgsm": replace(small, threat=threat)}
         broken = replace(subject, attacks=attacks, verdicts={"fgsm": (np.arange(30), robust)})
         if wrong:
@@ -294,6 +329,20 @@ def test_an_attack_that_breaks_a_certified_image_is_an_error() -> None:
             results("certified", broken, radii=[0.001])
     with pytest.raises(AuditError, match="the network on the clean image breaks 1 of"):
         results("certified", replace(subject, clean=robust), radii=[0.001])
+
+
+@pytest.mark.parametrize(("distance", "wrong"), [(0.001, True), (0.0011, False), (np.inf, False)])
+def test_a_smallest_distance_within_the_certified_radius_is_an_error(distance: float, wrong: bool) -> None:
+    x, plain = random_images(30), random_network()
+    subject = asked(plain, x, plain(x).argmax(1))
+    index = np.flatnonzero(bounds.certified(plain, x, subject.y, 0.001).numpy())[2:5]
+    found = np.array([9.0, distance, 9.0], dtype=np.float32)
+    held = replace(subject, verdicts={"cw_l2": (index, np.isinf(found))}, distances={"cw_l2": found})
+    if wrong:
+        with pytest.raises(AuditError, match=rf"cw_l2 breaks 1 of \d+ certified images, number {index[1]}"):
+            results("certified", held, radii=[0.001])
+    else:
+        results("certified", held, radii=[0.001])
 
 
 def test_the_audit_s_own_attacks_run_at_the_certified_radius(monkeypatch: pytest.MonkeyPatch) -> None:

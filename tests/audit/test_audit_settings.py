@@ -10,7 +10,7 @@ import pytest
 from subjects import SETTINGS
 
 from lat.audit import CHECKS
-from lat.findings import check_words, chosen, words
+from lat.findings import Result, check_words, chosen, words
 from lat.run_files import RunError, check
 
 CHEAP = {
@@ -100,21 +100,28 @@ def test_an_impossible_value_is_an_error_that_names_check_key_and_value(name: st
 def test_every_result_has_a_sentence_that_can_be_filled_in() -> None:
     for name, given in SETTINGS.items():
         for status in given["words"]:
-            said = words(f"{name}@0.1", status, 0.25, 0.5, 1000, SETTINGS)
+            said = words(Result(f"{name}@0.1", status, 0.25, 0.5, 1000), SETTINGS)
             assert said.endswith(".") and "{" not in said and "nan" not in said, said
 
 
 def test_a_sentence_holds_the_figures() -> None:
-    found = words("single_step", "found", 1.5, 0.5, 1000, SETTINGS)
+    found = words(Result("single_step", "found", 1.5, 0.5, 1000), SETTINGS)
     assert "1.50 points above" in found and "limit 0.5 points, 1000 images" in found
-    assert words("certified@0.01", "noted", 25.7, float("nan"), 2570, SETTINGS) == (
+    assert words(Result("certified@0.01", "noted", 25.7, float("nan"), 2570), SETTINGS) == (
         "Interval bounds certify 25.70 % of the images at radius 0.01 (2570 of them), and no attack breaks one."
     )
 
 
+def test_a_reason_is_told() -> None:
+    skipped = Result("more_steps", "skipped", float("nan"), float("nan"), None, "pgd_twice: no verdicts")
+    assert words(skipped, SETTINGS) == "Not checked: pgd_twice: no verdicts."
+    partly = words(Result("gradient_free", "passed", 0.0, 0.2, 1000, "not run: transfer"), SETTINGS)
+    assert partly.endswith("up to 1000 images). (not run: transfer)")
+
+
 def test_words_that_are_missing_or_cannot_be_filled_in_are_named() -> None:
     with pytest.raises(KeyError, match=r"add single_step\.words\.noted"):
-        words("single_step", "noted", 0.0, 0.0, 1, SETTINGS)
+        words(Result("single_step", "noted", 0.0, 0.0, 1), SETTINGS)
     for sentence in ("{excess}", "{value", "{value:.2q}"):
         wrong = copy.deepcopy(SETTINGS)
         wrong["single_step"]["words"]["found"] = sentence

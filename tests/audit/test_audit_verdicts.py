@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from subjects import ATTACKS, SETTINGS, counted, written
@@ -105,7 +106,30 @@ def test_one_image_that_only_noise_breaks_is_a_finding() -> None:
     others = {"pgd": counted(500, 1000), "square": ([0, 1], [False, True])}
     assert one("noise_alone", written(others | {"noise": ([0, 1], [False, True])})).status == "passed"
     found = one("noise_alone", written(others | {"noise": ([0, 1, 2], [True, False, False])}))
-    assert (found.status, found.value, found.n) == ("found", 1.0, 2), "the third was not seen by all"
+    assert (found.status, found.value, found.n) == ("found", 2.0, 3), "Square has not seen the third"
+    unseen = one("noise_alone", written({"pgd": ([0], [True]), "noise": ([0, 1], [False, False])}))
+    assert (unseen.value, unseen.n) == (1.0, 1), "PGD has to have seen it"
+
+
+def test_noise_alone_means_that_no_attack_in_its_ball_breaks_the_image() -> None:
+    """Whatever its name: other balls say nothing."""
+    alone = {"pgd": counted(4, 4), "noise": counted(0, 4)}
+    assert one("noise_alone", written(alone, 4)).value == 4
+    more = alone | {"pgd_curve@0.1": ([0, 1], [False, True]), "pgd_curve@0.15": ([2], [False]), "cw_l2": ([3], [False])}
+    found = one("noise_alone", written(more, 4))
+    assert (found.status, found.value, found.n) == ("found", 3.0, 4)
+    transferred = written(more | {"transfer": counted(0, 4)}, 4)
+    with_transfer = replace(transferred, attacks={**ATTACKS, "transfer": ATTACKS["pgd"]})
+    assert (one("noise_alone", with_transfer).status, one("noise_alone", with_transfer).n) == ("passed", 4)
+
+
+def test_the_check_of_gradient_free_attacks_says_which_were_not_run() -> None:
+    strong = {"pgd_restarts": counted(500, 1000), "apgd_t": counted(400, 1000)}
+    found = one("gradient_free", written({**strong, "square": counted(400, 1000)}))
+    assert (found.status, found.reason) == ("passed", "not run: noise, hopskipjump, transfer")
+    outside = {name: counted(400, 1000) for name in SETTINGS["gradient_free"]["outside"]}
+    every = replace(written({**strong, **outside}), attacks={**ATTACKS, "transfer": ATTACKS["pgd"]})
+    assert one("gradient_free", every).reason == ""
 
 
 def test_without_verdicts_a_check_of_verdicts_is_skipped_with_a_reason() -> None:

@@ -11,12 +11,13 @@ import pytest
 import yaml
 
 from lat import audit_tables
+from lat.intervals import binomial, student_t
 from lat.ledger import COLUMNS
 from lat.measured import Plan, read_ledger
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = yaml.safe_load((ROOT / "config/audit.yaml").read_text())
-LABELS = {("calibrated", "dnn"): "DNN", ("calibrated", "fc_4"): "FC Layer-4"}
+LABELS = {("calibrated", "dnn"): "DNN", ("calibrated", "fc_4"): "FC Layer-4", ("calibrated", "fc_4_best"): "FC Layer-4"}
 
 
 @pytest.fixture
@@ -25,8 +26,8 @@ def told(tmp_path: Path, made: Callable[..., Any], written: Callable[..., Plan])
     value, n) each.
     """
 
-    def tell(*rows: tuple[str, int, str, str, float, int | str], diverged: Any = ()) -> dict[str, Any]:
-        run = made(cells=["dnn", "fc_4"], scales=[("calibrated", 12, 2)])
+    def tell(*rows: tuple[str, int, str, str, float, int | str], diverged: Any = (), more: Any = ()) -> dict[str, Any]:
+        run = made(cells=["dnn", "fc_4", *more], scales=[("calibrated", 12, 2)])
         plan = written(run, tmp_path, diverged=diverged)
         plan = Plan(plan.name, plan.config, plan.scales, plan.slugs, {"calibrated": ("train", "attack", "audit")})
         with (tmp_path / "ledger.csv").open("a", newline="") as stream:
@@ -72,8 +73,80 @@ def test_accuracies_are_means_over_seeds_in_per_cent(told: Callable[..., dict[st
     line = scale["lines"][0]
     assert line["attacks"] == {"apgd_t": "45.0", "fixed_attacks": "55.0", "worst_case": "35.0"}
     assert line["certified"] == {"certified@0.01": "25.0"}
-    assert line["images"] == 1000
+    assert scale["images"] == {"apgd_t": "1,000", "fixed_attacks": "1,000", "worst_case": "1,000"}
     assert (line["found"], line["made"]) == (0, 2)
+
+
+def test_every_column_says_on_how_many_images_it_stands_and_which_saw_too_few_to_count(
+    told: Callable[..., dict[str, Any]],
+) -> None:
+    """The attack step looked at 10,000 images."""
+    found = told(
+        ("dnn", 0, "noise", "robust_accuracy", 0.9, 200),
+        ("dnn", 0, "square", "robust_accuracy", 0.6, 500),
+        ("dnn", 0, "pgd_restarts", "robust_accuracy", 0.5, 10000),
+        ("fc_4", 0, "pgd_restarts", "robust_accuracy", 0.5, 1000),
+        ("dnn", 0, "worst_case", "robust_accuracy", 0.4, 500),
+        ("dnn", 0, "transfer", "surrogates", 0, ""),
+    )
+    (scale,) = found["scales"]
+    assert scale["images"]["pgd_restarts"] == "1,000 or 10,000"
+    assert (scale["left_out"], scale["images"]["noise"], scale["enough"]) == (["noise"], "200", 500)
+    assert "transfer" not in scale["attacks"]
+    assert scale["untransferred"]
+
+
+def test_the_worst_case_has_the_interval_of_its_images_or_of_its_seeds(told: Callable[..., dict[str, Any]]) -> None:
+    rows = [("dnn", 0, 0.4), ("fc_4", 0, 0.4), ("fc_4", 1, 0.6)]
+    found = told(*[(cell, seed, "worst_case", "robust_accuracy", value, 500) for cell, seed, value in rows])
+    one, two = (line["interval"] for line in found["scales"][0]["lines"])
+    for text, estimate in ((one, binomial(0.4, 500)), (two, student_t([0.4, 0.6]))):
+        low, high = (float(end.replace("\N{MINUS SIGN}", "-")) for end in text.split(" to "))
+        assert (low, high) == pytest.approx((100 * estimate.low, 100 * estimate.high), abs=0.05)
+    assert not found["scales"][0]["untransferred"]
+
+
+def test_a_share_of_nothing_certified_counts_and_a_network_without_bounds_does_not(
+    told: Callable[..., dict[str, Any]],
+) -> None:
+    found = told(
+        ("dnn", 0, "certified@0.1", "noted", 20.0, 2000),
+        ("dnn", 1, "certified@0.1", "skipped", 0.0, 0),
+        ("fc_4", 0, "certified", "skipped", float("nan"), ""),
+    )
+    first, second = found["scales"][0]["lines"]
+    assert (first["certified"], second["certified"]) == ({"certified@0.1": "10.0"}, {"certified@0.1": ""})
+    assert first["made"] == 1
+    assert found["notes"] == [], "they stand in their table"
+
+
+def test_a_note_of_many_networks_is_one_sentence(told: Callable[..., dict[str, Any]]) -> None:
+    found = told(
+        ("dnn", 0, "zero_gradients", "noted", 0.002, 1000),
+        ("dnn", 1, "zero_gradients", "noted", 0.004, 1000),
+        ("fc_4", 0, "zero_gradients", "noted", 0.001, 1000),
+        ("fc_4", 0, "zero_gradients", "threshold", 0.01, ""),
+        ("fc_4", 1, "zero_gradients", "passed", 0.0, 1000),
+    )
+    (note,) = found["notes"]
+    assert (note["scale"], note["rows"], note["networks"], note["largest"]) == (
+        "calibrated", ["DNN", "FC Layer-4"], 3, "DNN"
+    )  # fmt: skip
+    assert "0.40% of 1000 images" in note["words"]
+    assert found["findings"] == []
+
+
+def test_a_row_and_its_most_favourable_reading_are_told_apart(told: Callable[..., dict[str, Any]]) -> None:
+    found = told(
+        ("fc_4", 0, "zero_gradients", "noted", 0.001, 1000),
+        ("fc_4", 0, "single_step", "found", 0.75, 1000),
+        ("fc_4_best", 1, "zero_gradients", "noted", 0.002, 1000),
+        ("fc_4_best", 1, "single_step", "found", 0.75, 1000),
+        more=["fc_4_best"],
+    )
+    assert found["notes"][0]["rows"] == ["FC Layer-4", "FC Layer-4, favourable"]
+    assert [f["row"] for f in found["findings"]] == ["FC Layer-4", "FC Layer-4, favourable"]
+    assert found["checks"][1] == {"check": "zero_gradients", "passed": 0, "noted": 2, "found": 0, "skipped": 0}
 
 
 def test_a_cell_without_an_audit_says_why(told: Callable[..., dict[str, Any]]) -> None:
@@ -82,6 +155,15 @@ def test_a_cell_without_an_audit_says_why(told: Callable[..., dict[str, Any]]) -
     reasons = {line["row"]: line["reason"] for line in found["scales"][0]["lines"]}
     assert reasons == {"DNN": "diverged (2 of 2 seeds)", "FC Layer-4": "failed or unfinished"}
     assert found["findings"] == [], "nothing is claimed for a diverged seed, so nothing speaks against it"
+
+
+def test_a_seed_that_diverged_in_another_step_is_out() -> None:
+    rows = [
+        {"seed": 0, "step": "audit", "status": "ok"},
+        {"seed": 1, "step": "attack", "status": "diverged"},
+        {"seed": 1, "step": "audit", "status": "ok"},
+    ]
+    assert audit_tables.audited(rows) == rows[:1]
 
 
 def test_a_check_that_was_skipped_speaks_against_nothing(told: Callable[..., dict[str, Any]]) -> None:

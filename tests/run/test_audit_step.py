@@ -17,7 +17,7 @@ from lat import attacks, audit, evaluation, experiment
 from lat.collection import Folder, checked, collect, export, jobs, needs_weights, restore
 from lat.experiment import Audited, Job
 from lat.experiment.audit_step import worst_figures
-from lat.ledger import LedgerError, Record, read_records
+from lat.ledger import Figure, LedgerError, Record, read_records
 from lat.run_files import ROOT, RunError
 from lat.runs import Run
 
@@ -209,7 +209,7 @@ def test_an_audit_without_its_attack_is_a_gap(run: Run, done: Folder, tmp_path: 
     assert len(read_records(folder.root / "records.jsonl")) == 10
 
 
-def test_surrogates_are_of_another_seed_or_another_cell() -> None:
+def test_surrogates_are_of_another_seed() -> None:
     many = audited(scales=[scale(seeds=3)])
     entry = many.entry("dnn")
     assert [(e.name, seed) for e, seed in many.surrogates(entry, 2).values()] == [("dnn", 0), ("fc_4", 0)]
@@ -220,9 +220,31 @@ def test_surrogates_are_of_another_seed_or_another_cell() -> None:
         )
         assert [seed for _, seed in grown.surrogates(grown.entry("dnn"), 1).values()] == [0, 0]
     one = audited(scales=[scale(seeds=1)])
-    assert list(one.surrogates(one.entry("dnn"), 0)) == ["fc_4"], "a network is no surrogate of itself"
+    assert one.surrogates(one.entry("dnn"), 0) == {}, "networks of one seed are not trained independently"
     without = small_run()
     assert without.surrogates(without.entry("dnn"), 0) == {}
+
+
+def test_at_a_scale_with_one_seed_nothing_is_transferred_and_the_record_says_so(
+    run: Run, done: Folder, tmp_path: Path, digits_root: Path
+) -> None:
+    one = audited(scales=[scale(width=32, cells=["dnn", "fc_4"])])
+    entry = one.entry("dnn")
+    files = replace(Audited.of(one, done, entry, 0), record=tmp_path / "audit.json", verdicts=tmp_path / "audit.npz")
+    record = experiment.audit_cell(Job.of(one, entry, 0, "audit", digits_root), one, entry, files)
+    assert set(evaluation.load_verdicts(files.verdicts).verdicts) == {"mi_fgsm"}
+    assert [f for f in record.figures if f.attack == "transfer"] == [Figure("surrogates", 0, attack="transfer")]
+    assert not [key for key in record.inputs if key.startswith("surrogate")]
+    with_two = Record.read(done.record(run.entry("dnn"), 0, "audit"))
+    assert not [f for f in with_two.figures if f.metric == "surrogates"]
+
+
+def test_an_audit_of_one_seed_that_had_surrogates_is_still_what_the_run_asks_for(done: Folder, tmp_path: Path) -> None:
+    one = audited(scales=[scale(width=32, cells=["dnn", "fc_4"])])
+    record = Record.read(done.record(one.entry("dnn"), 0, "audit"))
+    assert "surrogate fc_4" in record.inputs
+    assert collect(one, done, tmp_path) == []
+    assert record in [replace(r, imported=False) for r in read_records(tmp_path / "records.jsonl")]
 
 
 def test_a_scale_may_have_its_own_audit_or_none() -> None:

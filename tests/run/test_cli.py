@@ -47,6 +47,18 @@ def test_every_step_can_be_run_by_hand(place: Path, done: Folder) -> None:
     assert (done.root / "ledger.csv").read_bytes() == (place / "kept/ledger.csv").read_bytes()
 
 
+def test_an_audit_says_in_words_what_each_check_found(
+    place: Path, done: Folder, digits_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    audit = {"file": "config/audit.yaml", "checks": "cheap", "attacks": [], "transfer": None}
+    (tmp_path / "run.json").write_text(json.dumps(run_file(scales=[scale(epochs=1)], audit=audit)), encoding="utf-8")
+    folders = ["--results", str(place / "results"), "--data", str(digits_root)]
+    assert cli.main(["audit", "--config", str(tmp_path / "run.json"), *folders, "--cell", "dnn"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "single_step       skipped Not checked: pgd: no verdicts." in lines
+    assert any(line.startswith("worst_case        passed  The worst case (") for line in lines)
+
+
 def test_an_export_is_imported_and_checked(
     place: Path, done: Folder, digits_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

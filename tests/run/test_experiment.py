@@ -144,7 +144,10 @@ def test_a_record_says_where_memory_ran_out_and_else_nothing(run: Run, done: Fol
     plain = experiment.attack_figures(replace(found, seconds=dict.fromkeys(found.verdicts, 1.0)))
     assert not {"batch", "batch_halvings"} & {figure.metric for figure in plain}
     cut = replace(found, seconds=dict.fromkeys(found.verdicts, 1.0), batch=evaluation.Batch(250, 2))
-    assert experiment.attack_figures(cut) == [Figure("batch_halvings", 2), Figure("batch", 250), *plain]
+    memory = [Figure("batch_halvings", 2), Figure("batch", 250)]
+    assert experiment.attack_figures(cut) == [*memory, *plain]
+    other, n = replace(cut, redrawn=("fgsm",)), len(found.verdicts["fgsm"])
+    assert experiment.attack_figures(other) == [*memory, Figure("redrawn", n, attack="fgsm"), *plain]
 
 
 def test_a_seed_that_diverges_is_recorded(run: Run, tmp_path: Path, digits_root: Path) -> None:

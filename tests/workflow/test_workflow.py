@@ -226,7 +226,7 @@ def test_an_audit_that_is_asked_for_later_attacks_and_trains_nothing_again(proje
     with (project.root / LEDGER).open(newline="") as stream:
         rows = [row for row in csv.DictReader(stream) if row["step"] == "audit"]
     found = {(row["cell"], row["attack"], row["metric"]) for row in rows}
-    assert found >= {("dnn", "transfer", "robust_accuracy"), ("fc_4", "ball_and_box", "passed")}
+    assert found >= {("dnn", "transfer", "surrogates"), ("fc_4", "ball_and_box", "passed")}
     assert "Nothing to be done" in project.snakemake()
     project.edit("config/tiny_audit.yaml", "points: 0.5", "points: 0.25")
     assert project.planned() == {"audit": 2, "collect": 1}
