@@ -118,4 +118,4 @@ def compare(options: argparse.Namespace) -> int:
 
     rows = compare.compare(options.run, options.reference)
     print(compare.text(rows), end="")
-    return 1 if any(row.agree == "no" for row in rows) else 0
+    return 1 if any(row.agree == "no" for row in rows) or not compare.judged(rows) else 0
