@@ -211,6 +211,11 @@ def load(source: str | Path | Mapping[str, Any]) -> Run:
     return Run(config, tuple(entries.values()), attacks, audits)
 
 
+def tested(cell: Cell) -> str:
+    """The part of the dataset on which accuracy is followed while the cell is trained."""
+    return "test" if cell.part == "train" else "validation"
+
+
 def belongs(scale: Mapping[str, Any], table: str) -> bool:
     """Whether a scale of a run file has the cells of `table`: where it lists cells by name, it may have any table's."""
     return not isinstance(scale["cells"], Mapping) or table in scale["cells"]["tables"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lat.cli.asked import folder_of, run_of
+from lat.cli.asked import folder_of, prepared_of, run_of
 
 
 def status(options: argparse.Namespace) -> int:
@@ -22,7 +22,7 @@ def collect(options: argparse.Namespace) -> int:
 
     run = run_of(options)
     folder = folder_of(options, run)
-    missing = collection.collect(run, folder, folder.root, gaps=options.gaps)
+    missing = collection.collect(run, folder, folder.root, data=prepared_of(options), gaps=options.gaps)
     for entry, seed, step in missing:
         print(f"missing: {entry.name}@{entry.scale}, seed {seed}, {step}")
     return 0
@@ -43,7 +43,7 @@ def restore(options: argparse.Namespace) -> int:
     run = run_of(options)
     for dataset in run.datasets:
         data.prepare(dataset, options.data, run.config["mirror"])
-    put, left = collection.restore(run, options.source, folder_of(options, run))
+    put, left = collection.restore(run, options.source, folder_of(options, run), prepared_of(options))
     print(f"{put} records put back; {left} that the run does not ask for left out")
     if not options.check:
         return 0
@@ -63,7 +63,7 @@ def table(options: argparse.Namespace) -> int:
     run, name = run_of(options), options.table
     folder = folder_of(options, run)
     place = folder.root / "tables" / name
-    collection.collect(run, folder, place, only=run.entries_of(name), without=["audit"])
+    collection.collect(run, folder, place, data=prepared_of(options), only=run.entries_of(name), without=["audit"])
     print(report.build_table(Plan.of(run), place, name, place))
     return 0
 

@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from small_run import scale, small_run
 
-from lat import environment, evaluation, experiment, training
+from lat import data, environment, evaluation, experiment, training
 from lat.cells import Schedule
 from lat.collection import Folder, collect, export, jobs
 from lat.experiment import Job
@@ -70,13 +70,16 @@ def test_another_seed_is_another_network(run: Run, done: Folder, tmp_path: Path,
     assert Folder(tmp_path).weights(entry, 1).read_bytes() != done.weights(entry, 0).read_bytes()
 
 
-def test_a_training_record_says_what_was_trained_and_how_it_went(run: Run, done: Folder) -> None:
-    entry = run.entry("dnn")
+def test_a_training_record_says_what_was_trained_and_how_it_went(run: Run, done: Folder, digits_root: Path) -> None:
+    entry, digest = run.entry("dnn"), data.digests_under(digits_root)
+    assert digest("mnist", "train", None) is None
     record = Record.read(done.record(entry, 0, "train"))
     assert (record.cell, record.seed, record.name, record.scale) == (entry.cell, 0, "dnn", "narrow")
     assert (record.status, record.threads, record.settings, record.imported) == ("ok", 1, {}, False)
     assert record.sources == run.sources(entry, "train")
     assert record.inputs["weights"] == experiment.file_digest(done.weights(entry, 0))
+    found = {key: record.inputs[key] for key in ("data", "tested")}
+    assert found == {"data": digest("digits", "train", None), "tested": digest("digits", "test", None)}
     packages = {"lat", "torch", "numpy", "scipy", "scikit-learn", "safetensors", "foolbox", "pyautoattack"}
     assert set(record.versions) == {"python", *packages}
     figures = {figure.metric: figure for figure in record.figures}
