@@ -39,7 +39,10 @@ def export(options: argparse.Namespace) -> int:
 
 def restore(options: argparse.Namespace) -> int:
     from lat import collection, data
+    from lat.run_files import RunError
 
+    if options.check < 0:
+        raise RunError(f"check: {options.check} records; give a number of at least 0")
     run = run_of(options)
     for dataset in run.datasets:
         data.prepare(dataset, options.data, run.config["mirror"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -169,26 +169,41 @@ def test_records_derived_again_come_out_equal(run: Run, done: Folder, tmp_path: 
     assert len(lines) == 4
     assert all(equal for _, equal in lines)
     assert {line for line, _ in lines} >= {
-        "dnn@narrow, seed 0, train: weights equal",
-        "mlpw@narrow, seed 0, attack: verdicts equal",
+        "dnn@narrow, seed 0, train: weights equal, figures equal",
+        "mlpw@narrow, seed 0, attack: verdicts equal, figures equal",
     }
     assert len(list(experiment.rederive(run, tmp_path / "kept", digits_root, 1))) == 1
 
 
+def figure(values: dict[str, Any], metric: str) -> dict[str, Any]:
+    """The last figure of that metric in a record as JSON."""
+    return next(found for found in reversed(values["figures"]) if found["metric"] == metric)
+
+
+@pytest.mark.parametrize(
+    ("step", "alter", "words"),
+    [
+        ("train", lambda r: r["inputs"].update(weights="0" * 64), "weights differ, figures equal"),
+        ("train", lambda r: figure(r, "clean_accuracy").update(value=0.999), "weights equal, figures differ"),
+        ("train", lambda r: r["curve"][0].update(loss=0.5), "weights equal, figures differ"),
+        ("train", lambda r: r.update(status="diverged"), "weights equal, figures differ"),
+        ("train", lambda r: figure(r, "step_ms").update(value=1e9), "weights equal, figures equal"),
+        ("attack", lambda r: r["inputs"].update(verdicts="0" * 64), "verdicts differ, figures equal"),
+        ("attack", lambda r: figure(r, "robust_accuracy").update(value=0.999), "verdicts equal, figures differ"),
+        ("attack", lambda r: figure(r, "wall_s").update(value=1e9), "verdicts equal, figures equal"),
+    ],
+)
 def test_a_record_that_was_altered_comes_out_different(
-    run: Run, done: Folder, tmp_path: Path, digits_root: Path
+    run: Run, done: Folder, tmp_path: Path, digits_root: Path, step: str, alter: Callable[[Any], None], words: str
 ) -> None:
     export(run, done, tmp_path)
     path = tmp_path / "records.jsonl"
-    altered = []
-    for line in path.read_text().splitlines():
-        values = json.loads(line)
-        values["inputs"]["weights" if values["step"] == "train" else "verdicts"] = "0" * 64
-        altered.append(json.dumps(values))
-    path.write_text("\n".join(altered) + "\n")
-    (line, equal), *_ = experiment.rederive(run, tmp_path, digits_root, 1)
-    assert not equal
-    assert line.endswith("differ")
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    record = next(r for r in records if (r["name"], r["step"]) == ("dnn", step))
+    alter(record)
+    path.write_text(json.dumps(record) + "\n")
+    found = list(experiment.rederive(run, tmp_path, digits_root, 1))
+    assert found == [(f"dnn@narrow, seed 0, {step}: {words}", "differ" not in words)]
 
 
 def test_an_attack_whose_weights_were_not_exported_is_not_derived_again(
