@@ -247,6 +247,22 @@ def test_another_run_file_inherits_nothing_from_the_default(project: Project) ->
     assert not (project.root / "results/quick").exists()
 
 
+def test_a_run_file_that_lacks_a_key_is_not_completed_by_the_default(tmp_path: Path) -> None:
+    project = copied(tmp_path / "project")
+
+    def planned_with(given: dict[str, object]) -> subprocess.CompletedProcess[str]:
+        (project.root / "config/mine.yaml").write_text(yaml.safe_dump(given), encoding="utf-8")
+        return project.call("snakemake", "--dry-run", "--cores", "1", "--configfile", "config/mine.yaml")
+
+    done = planned_with({"name": "mine", "dataset": "mnist", "train": 1000})
+    assert done.returncode != 0
+    assert "is a required property" in done.stderr
+    assert not (project.root / "results").exists()
+    done = planned_with({})
+    assert done.returncode == 0, done.stderr
+    assert (project.root / "results/quick/config.json").exists(), "no key of a run file: the default run"
+
+
 def test_a_misspelt_key_is_named_before_any_job(project: Project) -> None:
     shutil.rmtree(project.root / "results")
     project.edit("config/tiny.yaml", "evaluate:", "evalaute:")
