@@ -76,8 +76,8 @@ def collect(
 
     Raises LedgerError naming the file, what was found and what the run asks for where a record is of other settings,
     of other code (unless it was imported), of other data than is prepared or of other weights than the training
-    record's; and, unless `gaps`, for a missing record. A step without the record of the one before it is missing too:
-    nothing says what it looked at.
+    record's; where verdicts, or weights that are there, are not those of the record; and, unless `gaps`, for a missing
+    record. A step without the record of the one before it is missing too: nothing says what it looked at.
     """
     records, missing = [], []
     for entry, seed, step in jobs(run):
@@ -91,6 +91,8 @@ def collect(
             continue
         records.append(checked(run, (entry, seed, step), path, data))
     _check_inputs(run, records, folder)
+    for record in records:
+        _check_file(run, record, folder)
     write_ledger(records, target)
     return missing
 
@@ -163,6 +165,17 @@ def _check_inputs(run: Run, records: list[Record], folder: Folder) -> None:
                     f"{path}: looked at {key} {found[:8]}; the record of {maker[0]}, seed {maker[1]}, {maker[2]} says "
                     f"{expected[:8]}; delete {path} and run its job again"
                 )
+
+
+def _check_file(run: Run, record: Record, folder: Folder) -> None:
+    """Raises LedgerError where the file that a record's step has made is not there (weights need not be), or is not
+    that file.
+    """
+    entry = run.entry(record.cell.slug)
+    if record.step in VERDICTS:
+        _check_digest(record, "verdicts", folder.verdicts(entry, record.seed, record.step))
+    elif (path := folder.weights(entry, record.seed)).exists():
+        _check_digest(record, "weights", path)
 
 
 def needs_weights(
@@ -281,6 +294,11 @@ def restore(run: Run, source: Path, folder: Folder, data: Digest | None = None) 
 
 def _copy_checked(record: Record, key: str, origin: Path, target: Path) -> None:
     """Copies the file whose digest the record holds under `key`; raises LedgerError where it is not that file."""
+    _check_digest(record, key, origin)
+    _copy(origin, target)
+
+
+def _check_digest(record: Record, key: str, origin: Path) -> None:
     if not origin.exists():
         raise LedgerError(f"{origin}: missing beside its record; restore the file, or run its job again")
     with origin.open("rb") as stream:
@@ -290,7 +308,6 @@ def _copy_checked(record: Record, key: str, origin: Path, target: Path) -> None:
         raise LedgerError(
             f"{origin}: SHA-256 {found[:12]}; its record says {expected[:12]}; restore the file, or run its job again"
         )
-    _copy(origin, target)
 
 
 def _copy(origin: Path, target: Path) -> None:

@@ -173,6 +173,22 @@ def test_an_attack_without_its_training_is_a_gap_too(run: Run, folder: Folder) -
     assert collect(run, folder, folder.root, gaps=True) == [(entry, 0, "train"), (entry, 0, "attack")]
 
 
+@pytest.mark.parametrize("kind", ["verdicts", "weights"])
+def test_the_files_that_records_vouch_for_are_looked_at(run: Run, folder: Folder, kind: str) -> None:
+    path = folder.verdicts(run.entry("fc_4"), 1) if kind == "verdicts" else folder.weights(run.entry("fc_4"), 1)
+    path.write_bytes(b"")
+    for gaps in (False, True):
+        with pytest.raises(LedgerError) as raised:
+            collect(run, folder, folder.root, gaps=gaps)
+        assert str(raised.value).startswith(f"{path}: SHA-256 e3b0c44298fc; its record says ")
+    path.unlink()
+    if kind == "weights":
+        assert collect(run, folder, folder.root) == [], "weights need not be kept"
+    else:
+        with pytest.raises(LedgerError, match=f"{path.name}: missing beside its record"):
+            collect(run, folder, folder.root)
+
+
 def test_gaps_excuse_no_stale_record(run: Run, folder: Folder) -> None:
     alter(folder.record(run.entry("dnn"), 0, "train"), lambda r: replace(r, sources="0" * 64))
     with pytest.raises(LedgerError, match="made by code"):
