@@ -256,7 +256,7 @@ def test_a_run_file_that_lacks_a_key_is_not_completed_by_the_default(tmp_path: P
 
     done = planned_with({"name": "mine", "dataset": "mnist", "train": 1000})
     assert done.returncode != 0
-    assert "is a required property" in done.stderr
+    assert "is a required property" in done.stdout + done.stderr
     assert not (project.root / "results").exists()
     done = planned_with({})
     assert done.returncode == 0, done.stderr
