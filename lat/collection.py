@@ -6,13 +6,13 @@ import dataclasses
 import hashlib
 import json
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from lat.cells import FULLY_CONNECTED
 from lat.ledger import LedgerError, Record, atomic, read_records, record_path, write_ledger
-from lat.runs import Entry, Run
+from lat.runs import Entry, Run, tested
 
 EQUIVALENCE = ("equivalence.csv", "equivalence.json")
 EQUATIONS = "equations.json"
@@ -22,6 +22,8 @@ INPUTS = {
     "audit": ("data", "weights", "attacked", "verdicts"),
 }
 VERDICTS = {"attack": "verdicts", "audit": "audits"}
+Digest = Callable[[str, str, int | None], str | None]
+"""The digest of (dataset, part, number of images) as it is prepared; None where it is not."""
 SURROGATE = "surrogate "  # before the name of a cell: an audit's input that is the weights of that one
 
 
@@ -62,17 +64,20 @@ def collect(
     folder: Folder,
     target: Path,
     *,
+    data: Digest | None = None,
     only: Collection[Entry] | None = None,
     without: Collection[str] = (),
     gaps: bool = False,
 ) -> list[tuple[Entry, int, str]]:
     """Merge the run's records into `ledger.csv` and `records.jsonl` in `target`; returns what is missing.
 
-    `only` holds the entries that are merged, None all; `without` the steps that are not.
+    `data` is what is prepared, None where nobody looks; `only` holds the entries that are merged, None all; `without`
+    the steps that are not.
 
     Raises LedgerError naming the file, what was found and what the run asks for where a record is of other settings,
-    of other code (unless it was imported) or of other weights than the training record's; and, unless `gaps`, for a
-    missing record. A step without the record of the one before it is missing too: nothing says what it looked at.
+    of other code (unless it was imported), of other data than is prepared or of other weights than the training
+    record's; where verdicts, or weights that are there, are not those of the record; and, unless `gaps`, for a missing
+    record. A step without the record of the one before it is missing too: nothing says what it looked at.
     """
     records, missing = [], []
     for entry, seed, step in jobs(run):
@@ -84,15 +89,17 @@ def collect(
         if gaps and not all(folder.record(entry, seed, earlier).exists() for earlier in needed):
             missing.append((entry, seed, step))
             continue
-        records.append(checked(run, (entry, seed, step), path))
+        records.append(checked(run, (entry, seed, step), path, data))
     _check_inputs(run, records, folder)
+    for record in records:
+        _check_file(run, record, folder)
     write_ledger(records, target)
     return missing
 
 
-def checked(run: Run, job: tuple[Entry, int, str], path: Path) -> Record:
+def checked(run: Run, job: tuple[Entry, int, str], path: Path, data: Digest | None = None) -> Record:
     """The record in `path` under the run's own name and scale. Raises LedgerError where it is not what the run asks for
-    as the job (entry, seed, step).
+    as the job (entry, seed, step), or of other `data`.
     """
     entry, seed, step = job
     record = Record.read(path)
@@ -111,7 +118,32 @@ def checked(run: Run, job: tuple[Entry, int, str], path: Path) -> Record:
         raise LedgerError(
             f"{path}: made by code with digest {record.sources[:8]}; the code's is {expected[:8]}; {mend}"
         )
+    if data and (difference := other_data(run, entry, record, data)):
+        raise LedgerError(f"{path}: {difference}; {mend}")
     return dataclasses.replace(record, name=entry.name, scale=entry.scale)
+
+
+def other_data(run: Run, entry: Entry, record: Record, data: Digest) -> str:
+    """In words, what a record of the entry was made from where it is not what is prepared; empty where it is, and where
+    nothing is prepared.
+    """
+    cell, images = entry.cell, run.images(entry)
+    parts = {"data": (run.part, images)}
+    if record.step == "train":
+        parts = {"data": (cell.part, cell.train), "tested": (tested(cell), images)}
+    for key, (part, count) in parts.items():
+        found, expected = record.inputs.get(key), data(cell.dataset, part, count)
+        if found and expected and found != expected:
+            return f"{key} {found[:8]} of {cell.dataset}, part {part}; prepared is {expected[:8]}"
+    return ""
+
+
+def data_changed(run: Run, folder: Folder, job: tuple[Entry, int, str], data: Digest) -> bool:
+    """Whether there is a record of the job (entry, seed, step), and it was made from other data than is prepared."""
+    try:
+        return bool(other_data(run, job[0], Record.read(folder.record(*job)), data))
+    except LedgerError:
+        return False
 
 
 def _check_inputs(run: Run, records: list[Record], folder: Folder) -> None:
@@ -135,15 +167,28 @@ def _check_inputs(run: Run, records: list[Record], folder: Folder) -> None:
                 )
 
 
-def needs_weights(run: Run, folder: Folder, entry: Entry, seed: int, step: str = "attack") -> bool:
+def _check_file(run: Run, record: Record, folder: Folder) -> None:
+    """Raises LedgerError where the file that a record's step has made is not there (weights need not be), or is not
+    that file.
+    """
+    entry = run.entry(record.cell.slug)
+    if record.step in VERDICTS:
+        _check_digest(record, "verdicts", folder.verdicts(entry, record.seed, record.step))
+    elif (path := folder.weights(entry, record.seed)).exists():
+        _check_digest(record, "weights", path)
+
+
+def needs_weights(
+    run: Run, folder: Folder, entry: Entry, seed: int, step: str = "attack", data: Digest | None = None
+) -> bool:
     """Whether a step of (entry, seed) after training needs the weights: not where its record was imported and is what
-    the run asks for.
+    the run asks for, of the `data` that is prepared.
     """
     if folder.weights(entry, seed).exists():
         return True
     path = folder.record(entry, seed, step)
     try:
-        return not checked(run, (entry, seed, step), path).imported
+        return not checked(run, (entry, seed, step), path, data).imported
     except LedgerError:
         return True
 
@@ -216,13 +261,14 @@ def _check_equivalence(records: list[Record], folder: Folder) -> None:
             )
 
 
-def restore(run: Run, source: Path, folder: Folder) -> tuple[int, int]:
+def restore(run: Run, source: Path, folder: Folder, data: Digest | None = None) -> tuple[int, int]:
     """Put the records of an exported run back, marked imported: weights and verdicts first, then the record of each
     job.
 
     Returns how many records were put back and how many were left out because the run does not ask for them. A record
-    that the folder has already stays. Raises LedgerError where a file's digest is not its record's, or the run asks for
-    none of the records; data must be prepared before, so that every record is newer than it.
+    that the folder has already stays. Raises LedgerError where a file's digest is not its record's, a record is of
+    other `data` than is prepared, or the run asks for none of the records; data must be prepared before, so that every
+    record is newer than it.
     """
     wanted = {(entry.cell.slug, seed, step): entry for entry, seed, step in jobs(run)}
     exported, records = Folder(source), read_records(source / "records.jsonl")
@@ -235,6 +281,8 @@ def restore(run: Run, source: Path, folder: Folder) -> tuple[int, int]:
         path = folder.record(entry, record.seed, record.step)
         if path.exists():
             continue
+        if data and (difference := other_data(run, entry, record, data)):
+            raise LedgerError(f"{source}: {record.path}: {difference}; prepare the data that it was made from")
         if record.step in VERDICTS:
             places = (place.verdicts(entry, record.seed, record.step) for place in (exported, folder))
             _copy_checked(record, "verdicts", *places)
@@ -249,6 +297,11 @@ def restore(run: Run, source: Path, folder: Folder) -> tuple[int, int]:
 
 def _copy_checked(record: Record, key: str, origin: Path, target: Path) -> None:
     """Copies the file whose digest the record holds under `key`; raises LedgerError where it is not that file."""
+    _check_digest(record, key, origin)
+    _copy(origin, target)
+
+
+def _check_digest(record: Record, key: str, origin: Path) -> None:
     if not origin.exists():
         raise LedgerError(f"{origin}: missing beside its record; restore the file, or run its job again")
     with origin.open("rb") as stream:
@@ -258,7 +311,6 @@ def _copy_checked(record: Record, key: str, origin: Path, target: Path) -> None:
         raise LedgerError(
             f"{origin}: SHA-256 {found[:12]}; its record says {expected[:12]}; restore the file, or run its job again"
         )
-    _copy(origin, target)
 
 
 def _copy(origin: Path, target: Path) -> None:

@@ -8,7 +8,7 @@ exact binomial one, which says nothing about other seeds. `kind` carries which o
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -130,26 +130,45 @@ def newcombe(first: tuple[float, int], second: tuple[float, int], level: float =
     return Estimate(p1 - p2, low, high, "two_proportions", 2, min(n1, n2))
 
 
-def difference(first: Sequence[float], second: Sequence[float], n: tuple[int, int], level: float = LEVEL) -> Estimate:
+def difference(
+    first: Sequence[float],
+    second: Sequence[float],
+    n: tuple[int, int],
+    spread: tuple[float, int] | None = None,
+    level: float = LEVEL,
+) -> Estimate:
     """mean(first) - mean(second), with the interval that the numbers of seeds allow.
 
-    Both sides several seeds: `welch`. One seed each: `newcombe` over the `n` test images of either side. One seed
-    against several: the binomial variances of the two fractions, plus the spread of a single seed around the mean of
-    the k several, s² (1 + 1/k), since the one seed is a further draw from them; the quantile is Student's with
-    Satterthwaite's degrees of freedom (the binomial parts have infinitely many).
+    Both sides several seeds: `welch`. One seed against several: the binomial variances of the two fractions over the
+    `n` test images of either side, plus the spread of a single seed around the mean of the k several, s² (1 + 1/k),
+    since the one seed is a further draw from them; the quantile is Student's with Satterthwaite's degrees of freedom
+    (the binomial parts have infinitely many). One seed each: the same with 2 s², s² and its degrees of freedom being
+    the `spread` that other cells show (`pooled`); without one `newcombe`, over the images alone.
     """
     _check(first, level)
     _check(second, level)
     if len(first) > 1 and len(second) > 1:
         return welch(first, second, level)
     if len(first) == len(second) == 1:
-        return newcombe((first[0], n[0]), (second[0], n[1]), level)
-    several = first if len(first) > 1 else second
-    _, deviation = _moments(several)
-    parts = [(deviation**2 * (1 + 1 / len(several)), float(len(several) - 1))]
+        if spread is None:
+            return newcombe((first[0], n[0]), (second[0], n[1]), level)
+        parts, kind = [(2 * spread[0], float(spread[1]))], "pooled_seeds_and_images"
+    else:
+        several = first if len(first) > 1 else second
+        _, deviation = _moments(several)
+        parts, kind = [(deviation**2 * (1 + 1 / len(several)), float(len(several) - 1))], "seed_and_images"
     means = (_moments(first)[0], _moments(second)[0])
     parts += [(p * (1 - p) / images, math.inf) for p, images in zip(means, n, strict=True)]
-    return _t_difference(means[0] - means[1], parts, "seed_and_images", len(first) + len(second), level)
+    return _t_difference(means[0] - means[1], parts, kind, len(first) + len(second), level)
+
+
+def pooled(groups: Iterable[Sequence[float]]) -> tuple[float, int] | None:
+    """The variance of a single value within its group, pooled over the groups of two or more, and its degrees of
+    freedom; None where there is no such group.
+    """
+    spreads = [(_moments(values)[1], len(values) - 1) for values in groups if len(values) > 1]
+    freedom = sum(own for _, own in spreads)
+    return (math.fsum(own * deviation**2 for deviation, own in spreads) / freedom, freedom) if spreads else None
 
 
 def _wilson(fraction: float, n: int, level: float) -> tuple[float, float]:

@@ -126,12 +126,15 @@ class Ledger:
 def read_ledger(path: Path) -> Ledger:
     """The ledger in a file: empty text where a column does not apply, `value` as a float, `n` NaN where there is none.
 
-    Raises LedgerError naming the file where it is missing, or the column where one is missing or unknown.
+    Raises LedgerError naming the file where it is missing or no table, or the column where one is missing or unknown.
     """
     if not path.is_file():
         raise LedgerError(f"{path}: no such ledger; run the workflow, or `lat collect`, first")
     text = {name: str for name in COLUMNS if name not in ("value", "n", "seed", "width")}
-    frame = pd.read_csv(path, dtype=text, keep_default_na=False, na_values={"value": ["nan", ""], "n": [""]})
+    try:
+        frame = pd.read_csv(path, dtype=text, keep_default_na=False, na_values={"value": ["nan", ""], "n": [""]})
+    except ValueError as error:  # pandas' own errors are of this kind
+        raise LedgerError(f"{path}: no ledger ({' '.join(str(error).split())}); collect the run again") from error
     if wrong := sorted(set(frame.columns) ^ set(COLUMNS)):
         state = "missing" if wrong[0] in COLUMNS else "unknown"
         raise LedgerError(f"{path}: column {wrong[0]!r} is {state}; collect the run again")

@@ -15,12 +15,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import yaml
-
 from lat import audit_tables, claims, statements, studies, tables
 from lat.intervals import LEVEL
 from lat.ledger import LedgerError, Record, atomic, read_records
 from lat.measured import Ledger, Plan, read_ledger
+from lat.run_files import read
 
 ROOT = Path(__file__).resolve().parents[1]
 TEMPLATES = "reports"
@@ -76,13 +75,16 @@ def build(
     beside the PDF unless given. `figures` is a folder that
     `build_figures` filled; without it they are drawn here. `plans` are the studies' own plans by name, by which an
     unfinished study is told from a finished one. `sources` is the present code's digest by (slug, step): records with
-    another one are counted as older. Raises LedgerError where the run's ledger or records are missing. The PDF's date
-    is that of the last record, so equal inputs give equal bytes.
+    another one are counted as older. Raises LedgerError where the run's ledger or records are missing, RunError where a
+    file that the run names does not fit its schema. The PDF's date is that of the last record, so equal inputs give
+    equal bytes.
     """
     from lat.figures import equivalence  # loads matplotlib
 
     ledger = read_ledger(run / "ledger.csv")
     records = read_records(run / "records.jsonl")
+    described = tables.load_tables(root / plan.config["tables"]["file"])
+    about, assumptions = _run(plan, ledger, root), _assumptions(plan, root)
     folder = folder or output.parent / "build" / output.stem
     if folder.exists():
         shutil.rmtree(folder)
@@ -92,11 +94,10 @@ def build(
     else:
         shutil.copytree(figures, drawn)
         series = json.loads((drawn / "figures.json").read_text())
-    described = tables.load_tables(root / plan.config["tables"]["file"])
     shown = _shown_tables(ledger, plan, root)
     equations = statements.read(run, root)
     content = {
-        "run": _run(plan, ledger, root),
+        "run": about,
         "tables": shown,
         "reported_only": [
             tables.build(ledger, table, Plan(plan.name, plan.config, (), {}))
@@ -108,7 +109,11 @@ def build(
             ledger,
             plan,
             tables.labels_of(described, plan),
-            {name: check for file in plan.audit_files for name, check in _yaml(root / file).items()},
+            {
+                name: check
+                for file in plan.audit_files
+                for name, check in read(root / file, "audit", "audit.file").items()
+            },
         ),
         "equations": equations,
         "equivalence": equivalence.summary(run, plan, records, sources),
@@ -119,7 +124,7 @@ def build(
         },
         "figures": {"files": series["files"], "fig_1": series["fig_1"]},
         "claims": _claims(plan, ledger, run, described, equations, root),
-        "assumptions": _yaml(root / plan.config["assumptions"])["assumptions"],
+        "assumptions": assumptions,
         "provenance": provenance(records, plan, sources),
     }
     _write_json(folder / "report.json", content)
@@ -223,7 +228,7 @@ def notice(plan: Plan, root: Path = ROOT) -> str:
     """
     if smoke := plan.config.get("smoke"):
         return f"Smoke test: {smoke}"
-    never = _yaml(root / plan.config["claims"])["rules"]["measured"]["datasets_never_judged"]
+    never = read(root / plan.config["claims"], "claims", "claims")["rules"]["measured"]["datasets_never_judged"]
     shown = sorted({scale.dataset for scale in plan.scales} & set(never))
     return f"Data: {', '.join(shown)}." if shown else ""
 
@@ -249,7 +254,7 @@ def _study(name: str, plan: Plan, described: Iterable[dict[str, Any]], root: Pat
     elif name == "readings":
         found = studies.readings(ledger, own)
     else:
-        found = studies.sensitivity(ledger, _yaml(root / plan.config["assumptions"])["assumptions"], own)
+        found = studies.sensitivity(ledger, _assumptions(plan, root), own)
     return {"found": found, "gap": "", "command": command}
 
 
@@ -277,7 +282,7 @@ def _claims(
     return {
         "judged": judged,
         "counts": counts,
-        "questions": _yaml(file)["questions"],
+        "questions": read(file, "claims", "claims")["questions"],
         "attacks": [tables.LABELS[column] for column in described[0]["columns"] if column != "clean"],
         "audit": audit_tables.beside_fixed(ledger, plan),
     }
@@ -294,8 +299,9 @@ def _finished(records: Sequence[Record]) -> int:
     return int(max((datetime.fromisoformat(record.finished).timestamp() for record in records), default=0))
 
 
-def _yaml(path: Path) -> Any:
-    return yaml.safe_load(path.read_text())
+def _assumptions(plan: Plan, root: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = read(root / plan.config["assumptions"], "assumptions", "assumptions")["assumptions"]
+    return found
 
 
 def _write_json(path: Path, content: object) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -53,25 +54,54 @@ def whole(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def check(values: object, schema: str) -> None:
-    """Raises RunError with the plainest violation of workflow/schemas/<schema>.schema.yaml, by its key."""
+def check(values: object, schema: str, origin: str = "") -> None:
+    """Raises RunError with the plainest violation of workflow/schemas/<schema>.schema.yaml, by its file and key."""
     from jsonschema import Draft202012Validator, validators
     from jsonschema.exceptions import best_match
 
     whole = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
     strict = validators.extend(Draft202012Validator, type_checker=whole)  # 10.0 would be another cell than 10
-    validator = strict(yaml.safe_load((ROOT / f"workflow/schemas/{schema}.schema.yaml").read_text()))
-    if error := best_match(validator.iter_errors(values)):
-        place = ".".join(map(str, error.absolute_path)) or "top level"
-        raise RunError(f"{schema} file, {place}: {error.message}; see workflow/schemas/{schema}.schema.yaml")
+    if error := best_match(strict(_schema(schema)).iter_errors(values)):
+        place = ".".join(_named(values, error.absolute_path)) or "top level"
+        origin = origin or f"{schema} file"
+        raise RunError(f"{origin}, {place}: {error.message}; see workflow/schemas/{schema}.schema.yaml")
+
+
+@cache
+def _schema(name: str) -> Any:
+    return yaml.safe_load((ROOT / f"workflow/schemas/{name}.schema.yaml").read_text())
+
+
+def _named(values: Any, path: Iterable[str | int]) -> Iterator[str]:
+    """The parts of a path into the values; an entry of a list by its id, row or cell where it has one."""
+    for part in path:
+        values = values[part]
+        entry = values if isinstance(part, int) and isinstance(values, Mapping) else {}
+        yield str(next((entry[key] for key in ("id", "row", "cell") if key in entry), part))
+
+
+def keys(schema: str) -> set[str]:
+    """The keys that a file of that schema may have."""
+    return set(_schema(schema)["properties"])
+
+
+def read(path: Path, schema: str, key: str) -> Any:
+    """The YAML in the file that `key` names, checked against its schema; to be left as it is. Raises RunError."""
+    with opened(path, key) as stream:
+        return _valid(stream.read(), schema, path.name)
+
+
+@cache
+def _valid(text: str, schema: str, origin: str) -> Any:
+    """The values of a text, which many parts of a command ask for."""
+    values = parsed(text, origin)
+    check(values, schema, origin)
+    return values
 
 
 def described(file: str, schema: str) -> Mapping[str, Mapping[str, Any]]:
     """The settings by name that a file of the project holds, checked against their schema."""
-    path = ROOT / file
-    with opened(path, f"{schema}.file") as stream:
-        settings = parsed(stream.read(), path.name)
-    check(settings, schema)
+    settings = read(ROOT / file, schema, f"{schema}.file")
     found: Mapping[str, Mapping[str, Any]] = settings.get(schema, settings)
     return found
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from lat import findings, sources
 from lat.cells import Cell, CellError, Compute, Law, Reading, Schedule
-from lat.run_files import ROOT, RunError, check, chosen, described, opened, parsed, whole
+from lat.run_files import ROOT, RunError, check, chosen, described, opened, read, whole
 
 ROW_KEYS = (
     "method",
@@ -207,8 +207,18 @@ def load(source: str | Path | Mapping[str, Any]) -> Run:
             for base, *choice in itertools.product(variant["bases"], *variant["axes"]):
                 overrides = {key: value for part in choice for key, value in part.items()}
                 _add(entries, config, rows, scale, base, overrides, variant["suffix"])
+    for scale in config["scales"]:
+        names = [entry.name for entry in entries.values() if entry.scale == scale["name"]]
+        if scale["keep"] != "all" and (unknown := [name for name in scale["keep"] if name not in names]):
+            raise RunError(f"keep: {unknown[0]!r} is not at scale {scale['name']!r}; it has {', '.join(names)}")
+    _table_cells(config, config["tables"]["show"])
     audits = {scale["name"]: audit for scale in config["scales"] if (audit := _audit(config, scale, attacks))}
     return Run(config, tuple(entries.values()), attacks, audits)
+
+
+def tested(cell: Cell) -> str:
+    """The part of the dataset on which accuracy is followed while the cell is trained."""
+    return "test" if cell.part == "train" else "validation"
 
 
 def belongs(scale: Mapping[str, Any], table: str) -> bool:
@@ -225,8 +235,7 @@ def _cells(config: Mapping[str, Any], scale: Mapping[str, Any]) -> list[str]:
 
 def _table_cells(config: Mapping[str, Any], names: Sequence[str]) -> list[tuple[str | None, str | None]]:
     """The cells behind the rows of the paper's tables: in the default reading, and in the most favourable one."""
-    with opened(ROOT / config["tables"]["file"], "tables.file") as stream:
-        listed = {table["id"]: table for table in parsed(stream.read(), config["tables"]["file"])["tables"]}
+    listed = {table["id"]: table for table in read(ROOT / config["tables"]["file"], "tables", "tables.file")["tables"]}
     if unknown := [name for name in names if name not in listed]:
         raise RunError(f"tables: {unknown[0]!r} is not in {config['tables']['file']}; it has {', '.join(listed)}")
     rows = [row for name in names for row in (*listed[name]["rows"], *(listed[name].get("extra") or ()))]
@@ -234,7 +243,7 @@ def _table_cells(config: Mapping[str, Any], names: Sequence[str]) -> list[tuple[
 
 
 def read_rows(path: Path) -> dict[str, dict[str, str]]:
-    """The grid's rows by name, without the comment column. Raises RunError naming the file, the line and the column."""
+    """The grid's rows by name. Raises RunError naming the file, the line or row, and the column."""
     with opened(path, "grid") as stream:
         reader = csv.DictReader(stream, delimiter="\t")
         expected = ["cell", *ROW_KEYS, "comment"]
@@ -251,10 +260,10 @@ def read_rows(path: Path) -> dict[str, dict[str, str]]:
                     f"{ABSENT!r} is none"
                 )
             name = row.pop("cell")
-            del row["comment"]
             if name in rows:
                 raise RunError(f"{path.name}, line {number}: cell {name!r} stands twice; give it another name")
             rows[name] = row
+    check([{"cell": name, **row} for name, row in rows.items()], "cells", path.name)
     return rows
 
 

@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from lat import run_files
 from lat.ledger import LedgerError
 
 COMMAND = "make verify"
@@ -26,7 +25,7 @@ def read(folder: Path, root: Path) -> dict[str, Any]:
     id), or None there and under `gap` why, with the command.
 
     The document is `equations.json` in `folder` (an exported run) or beside it (`results/`). Raises LedgerError where
-    it lacks a law that `config/equations.yaml` names.
+    it lacks a law that `config/equations.yaml` names, RunError where that file is not of its schema.
     """
     places = [folder / "equations.json", folder.parent / "equations.json"]
     path = next((place for place in places if place.is_file()), None)
@@ -34,7 +33,7 @@ def read(folder: Path, root: Path) -> dict[str, Any]:
         return {"found": None, "gap": f"{places[-1].name} is missing", "command": COMMAND}
     document = json.loads(path.read_text())
     laws = {law["id"]: law for law in document["laws"]}
-    content = yaml.safe_load((root / "config/equations.yaml").read_text())
+    content = run_files.read(root / "config/equations.yaml", "laws", "equations")
     listed, claims = content["rows"], content["claims"]
     named = [law for row in listed for law in row["laws"]] + [law for asserted in claims.values() for law in asserted]
     if missing := [law for law in named if law not in laws]:

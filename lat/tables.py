@@ -12,11 +12,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lat.intervals import Estimate
 from lat.ledger import atomic
 from lat.measured import WORST_CASE, Ledger, Measured, Plan, Scale, figure
+from lat.run_files import read
 
 LABELS = {"clean": "Clean", "fgsm": "FGSM", "ifgsm": "IFGSM", "pgd": "PGD", "eot": "EoT", "cw": "C&W"}
 LABELS |= {WORST_CASE: "Worst case"}
@@ -29,8 +28,8 @@ class TableError(ValueError):
 
 
 def load_tables(path: Path) -> list[dict[str, Any]]:
-    """The tables of `config/tables.yaml`, each with its columns."""
-    content = yaml.safe_load(path.read_text())
+    """The tables of `config/tables.yaml`, each with its columns. Raises RunError where the file does not fit."""
+    content = read(path, "tables", "tables.file")
     return [{"columns": content["columns"], **table} for table in content["tables"]]
 
 

@@ -52,7 +52,7 @@ NEIGHBOURS = {
 
 # The report's side of the ledger: below its own floors it sees these alone.
 REPORT_FLOORS = range(6, 8)
-BELOW_REPORT = {"cells", "ledger", "intervals", "measured", "findings"}
+BELOW_REPORT = {"cells", "ledger", "intervals", "measured", "findings", "run_files"}
 # What has to start fast: no torch, at the top of a file or inside a function (`cli` may load it, in a command).
 WITHOUT_TORCH = (
     {"runs", "sources", "collection", "heartbeats", "status"}

@@ -18,14 +18,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lat.claims import judgement, text
 from lat.claims.examples import Examples
 from lat.claims.measured import Source
 from lat.claims.printed import Printed
 from lat.claims.rules import Rules
 from lat.measured import Ledger, Plan
+from lat.run_files import read
 
 
 def judge(
@@ -44,9 +43,9 @@ def judge(
     where they do not. Each entry has `id`, `claim` (our paraphrase), `kind`, `origin`, `added` (None for what was there
     from the start), `source`, `rule`, `reported` and `measured`, either with `verdict`, `text` (the figure that
     decided) and `reason`; `measured` also `by` (a verdict a scale and reading, with all comparisons) and `depends_on`.
-    Differences are points.
+    Differences are points. Raises RunError where the file is not of its schema.
     """
-    content = yaml.safe_load(file.read_text())
+    content = read(file, "claims", "claims")
     tables = list(tables)
     attacks = [column for column in tables[0]["columns"] if column != "clean"]
     rules = Rules.of(content["rules"])

@@ -6,13 +6,14 @@ import argparse
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lat import devices
 
 if TYPE_CHECKING:
-    from lat.collection import Folder
+    from lat.collection import Digest, Folder
     from lat.experiment import Job
     from lat.ledger import Figure
     from lat.runs import Entry, Run
@@ -34,6 +35,18 @@ def ledger_folder(path: str) -> Path:
     """The folder of a ledger that is named by its folder or by the file itself."""
     named = Path(path)
     return named.parent if named.name == "ledger.csv" else named
+
+
+def prepared_of(options: argparse.Namespace) -> Digest:
+    """What is prepared, for `lat.collection`; the data are looked at when it is first asked."""
+
+    @cache
+    def digests() -> Digest:
+        from lat import data
+
+        return data.digests_under(options.data)
+
+    return lambda dataset, part, count: digests()(dataset, part, count)
 
 
 def job_of(options: argparse.Namespace, run: Run, entry: Entry, step: str) -> Job:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lat.cli.asked import folder_of, run_of
+from lat.cli.asked import folder_of, prepared_of, run_of
 
 
 def status(options: argparse.Namespace) -> int:
@@ -22,7 +22,7 @@ def collect(options: argparse.Namespace) -> int:
 
     run = run_of(options)
     folder = folder_of(options, run)
-    missing = collection.collect(run, folder, folder.root, gaps=options.gaps)
+    missing = collection.collect(run, folder, folder.root, data=prepared_of(options), gaps=options.gaps)
     for entry, seed, step in missing:
         print(f"missing: {entry.name}@{entry.scale}, seed {seed}, {step}")
     return 0
@@ -39,11 +39,14 @@ def export(options: argparse.Namespace) -> int:
 
 def restore(options: argparse.Namespace) -> int:
     from lat import collection, data
+    from lat.run_files import RunError
 
+    if options.check < 0:
+        raise RunError(f"check: {options.check} records; give a number of at least 0")
     run = run_of(options)
     for dataset in run.datasets:
         data.prepare(dataset, options.data, run.config["mirror"])
-    put, left = collection.restore(run, options.source, folder_of(options, run))
+    put, left = collection.restore(run, options.source, folder_of(options, run), prepared_of(options))
     print(f"{put} records put back; {left} that the run does not ask for left out")
     if not options.check:
         return 0
@@ -63,7 +66,7 @@ def table(options: argparse.Namespace) -> int:
     run, name = run_of(options), options.table
     folder = folder_of(options, run)
     place = folder.root / "tables" / name
-    collection.collect(run, folder, place, only=run.entries_of(name), without=["audit"])
+    collection.collect(run, folder, place, data=prepared_of(options), only=run.entries_of(name), without=["audit"])
     print(report.build_table(Plan.of(run), place, name, place))
     return 0
 
@@ -127,4 +130,4 @@ def compare(options: argparse.Namespace) -> int:
 
     rows = compare.compare(options.run, options.reference)
     print(compare.text(rows), end="")
-    return 1 if any(row.agree == "no" for row in rows) else 0
+    return 1 if any(row.agree == "no" for row in rows) or not compare.judged(rows) else 0

@@ -8,7 +8,8 @@ and stores it; ``load`` maps a part of it into memory; ``tensors`` turns that in
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 
 from lat.data import prepared
@@ -35,6 +36,7 @@ __all__ = [
     "Unreachable",
     "byte_tensors",
     "describe",
+    "digests_under",
     "load",
     "prepare",
     "tensors",
@@ -91,3 +93,16 @@ def load(name: str, part: str, root: Path | str, count: int | None = None) -> Ar
     dataset is not prepared under ``root``, a file is damaged, or ``part`` or ``count`` cannot be had.
     """
     return prepared.read_part(Path(root) / name, describe(name, root), part, count)
+
+
+def digests_under(root: Path | str) -> Callable[[str, str, int | None], str | None]:
+    """The digest of what `load` gives under ``root`` as a function of (name, part, count), each worked out once; None
+    where the dataset is not prepared there. Raises DataError as `load`.
+    """
+
+    @cache
+    def digest(name: str, part: str, count: int | None) -> str | None:
+        known = (Path(root) / name / prepared.RECORD).exists()
+        return load(name, part, root, count).digest if known else None
+
+    return digest

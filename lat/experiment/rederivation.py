@@ -16,13 +16,16 @@ from lat.experiment.training_step import train
 from lat.ledger import Record, read_records
 from lat.runs import Entry, Run
 
+OF_THE_MACHINE = ("wall_s", "step_ms", "batch", "batch_halvings")
+"""The figures that say how fast and how large the machine was."""
+
 
 def rederive(run: Run, source: Path, data_root: Path, count: int) -> Iterator[tuple[str, bool]]:
     """Make `count` records of an exported run again and compare: a line for each, and whether it came out the same.
 
-    A training is the same when its weights are, bit for bit; a later step when its verdicts are, and an audit when its
-    figures but for wall times are too. Those need the weights to have been exported. Which records follows from their
-    names alone. Another machine or version may differ in last bits.
+    A training is the same when its weights are, bit for bit, a later step when its verdicts are; and when what was
+    measured is, but for times and memory. Later steps need the weights to have been exported. Which records follows
+    from their names alone. Another machine or version may differ in last bits.
     """
     exported = Folder(source)
     asked = {(entry.cell, seed, step) for entry, seed, step in jobs(run)}
@@ -37,10 +40,11 @@ def rederive(run: Run, source: Path, data_root: Path, count: int) -> Iterator[tu
                 next(r for r in records if (r.cell, r.seed, r.step) == (old.cell, old.seed, "attack")).write(attacked)
             new = _again(run, entry, old, exported, Folder(Path(name)), data_root, attacked)
             key = "weights" if old.step == "train" else "verdicts"
-            equal = new.inputs[key] == old.inputs[key] and (old.step != "audit" or _judged(new) == _judged(old))
+            equal = {key: new.inputs[key] == old.inputs[key], "figures": _measured(new) == _measured(old)}
+            words = [f"{what} {'equal' if same else 'differ'}" for what, same in equal.items()]
             yield (
-                f"{entry.name}@{entry.scale}, seed {old.seed}, {old.step}: {key} {'equal' if equal else 'differ'}",
-                equal,
+                f"{entry.name}@{entry.scale}, seed {old.seed}, {old.step}: {', '.join(words)}",
+                all(equal.values()),
             )
 
 
@@ -66,6 +70,7 @@ def _again(
     return audit_cell(job, run, entry, replace(files, attack=attacked, record=path, verdicts=verdicts))
 
 
-def _judged(record: Record) -> list[tuple[str, str, str, int | None]]:
-    """The figures that are not wall times; their values in writing, where what is no number is equal to itself."""
-    return [(f.attack, f.metric, repr(f.value), f.n) for f in record.figures if f.metric != "wall_s"]
+def _measured(record: Record) -> str:
+    """What was measured but for times and memory, in writing, where what is no number is equal to itself."""
+    figures = [(f.attack, f.metric, f.value, f.n) for f in record.figures if f.metric not in OF_THE_MACHINE]
+    return repr((record.status, figures, [sorted(epoch.items()) for epoch in record.curve]))

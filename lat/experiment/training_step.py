@@ -15,6 +15,7 @@ from lat.checkpoints import EVERY_S, Checkpoint
 from lat.environment import prepare_torch
 from lat.experiment.job import Job, contiguous, file_digest, record_of
 from lat.ledger import Figure, Record, atomic
+from lat.runs import tested
 
 
 def train(
@@ -52,8 +53,7 @@ def _train(
 
     started = time.perf_counter()
     train_set = data.load(job.cell.dataset, job.cell.part, job.data_root, job.cell.train)
-    test_part = "test" if job.cell.part == "train" else "validation"
-    test_set = data.load(job.cell.dataset, test_part, job.data_root, job.images)
+    test_set = data.load(job.cell.dataset, tested(job.cell), job.data_root, job.images)
     identity = checkpoint_identity(job, train_set.digest, test_set.digest)
     store = Checkpoint(checkpoint, identity, every_s) if checkpoint else None
     result = training.fit(
@@ -82,7 +82,7 @@ def _train(
         diverged=result.diverged,
         figures=figures,
         settings=job.looked_at,
-        inputs={"data": train_set.digest, "weights": file_digest(weights)},
+        inputs={"data": train_set.digest, "tested": test_set.digest, "weights": file_digest(weights)},
         started=started,
         curve=tuple(asdict(epoch) for epoch in result.epochs),
     )

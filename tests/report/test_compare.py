@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lat import cli
 from lat.compare import Row, compare, text
-from lat.measured import Plan
+from lat.measured import Plan, read_ledger
 
 Made, Written = Callable[..., Any], Callable[..., Plan]
 
@@ -52,9 +54,32 @@ def test_a_shift_beyond_the_intervals_disagrees_in_that_figure_alone(folders: tu
     assert found.kind == "welch_t"
 
 
-def test_one_seed_a_side_cannot_disagree(folders: tuple[Path, Path]) -> None:
-    shift(folders[0] / "ledger.csv", "dnn", "wide", "pgd", 0.2)
-    assert by_place(compare(*folders))["wide", "dnn", "pgd"].agree == "too few"
+def test_one_seed_a_side_is_judged_by_the_spread_of_the_reference_s_other_cells(folders: tuple[Path, Path]) -> None:
+    """Made-up accuracies of one cell lie within 2 points over seeds: one point is no disagreement, 21 are."""
+    for by, agree in ((0.01, "yes"), (0.2, "no")):
+        shift(folders[0] / "ledger.csv", "dnn", "wide", "pgd", by)
+        rows = compare(*folders)
+        row = by_place(rows)["wide", "dnn", "pgd"]
+        assert (row.agree, row.note) == (agree, "seed spread of 3 cells of the reference")
+        assert row.difference is not None
+        assert row.difference.kind == "pooled_seeds_and_images"
+        assert {r.note for r in rows if r.scale == "calibrated"} == {""}
+    frame = read_ledger(folders[1] / "ledger.csv").frame
+    seeds = frame[(frame["scale"] == "calibrated") & (frame["attack"] == "pgd")].groupby("slug")["value"]
+    variance = float(seeds.var().mean())  # three seeds each: equal weights
+    assert row.difference.high - row.difference.mean > 1.96 * math.sqrt(2 * variance)
+    assert row.difference.high - row.difference.mean == pytest.approx(2.45 * math.sqrt(2 * variance), rel=0.1)
+
+
+def test_one_seed_a_side_is_judged_by_the_images_where_no_spread_is_known(
+    tmp_path: Path, made: Made, written: Written
+) -> None:
+    for name in ("run", "reference"):
+        written(made(cells=("dnn",), scales=(("wide", 256, 1),)), tmp_path / name)
+    assert {row.agree for row in compare(tmp_path / "run", tmp_path / "reference")} == {"yes"}
+    shift(tmp_path / "run" / "ledger.csv", "dnn", "wide", "pgd", 0.2)
+    row = by_place(compare(tmp_path / "run", tmp_path / "reference"))["wide", "dnn", "pgd"]
+    assert (row.agree, row.note) == ("no", "by the images alone")
 
 
 def test_one_seed_against_several_is_judged_by_their_spread(tmp_path: Path, made: Made, written: Written) -> None:
@@ -100,6 +125,33 @@ def test_the_text_has_a_line_a_figure_and_counts(folders: tuple[Path, Path]) -> 
     shift(folders[0] / "ledger.csv", "dnn", "calibrated", "pgd", 0.2)
     rows = compare(*folders)
     lines = text(rows).splitlines()
-    assert len(lines) == len(rows) + 4
-    assert lines[-2] == f"yes: {len(rows) - 1}, no: 1, too few: 0, missing: 0"
+    assert len(lines) == len(rows) + 5
+    assert lines[-3] == f"yes: {len(rows) - 1}, no: 1, too few: 0, missing: 0"
+    assert lines[-2] == f"the run lacks 0 of the reference's {len(rows)} figures"
     assert f"of {len(rows)} judged figures" in lines[-1]
+
+
+def test_what_the_run_lacks_is_counted_and_nothing_judged_is_a_failure(
+    tmp_path: Path, made: Made, written: Written, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written(made(cells=("dnn",)), tmp_path / "run")
+    written(made(cells=("dnn", "fc_34")), tmp_path / "reference")
+    written(made(cells=("fc_4",)), tmp_path / "other")
+    assert cli.main(["compare", str(tmp_path / "run"), str(tmp_path / "reference")]) == 0
+    assert capsys.readouterr().out.splitlines()[-2] == "the run lacks 20 of the reference's 40 figures"
+    assert cli.main(["compare", str(tmp_path / "other"), str(tmp_path / "reference")]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2:] == ["the run lacks 40 of the reference's 40 figures", "nothing could be judged"]
+
+
+@pytest.mark.parametrize("content", ["", "a,b\n1\n1,2,3\n"])
+def test_a_ledger_that_is_no_table_is_one_line(
+    folders: tuple[Path, Path], content: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = folders[0] / "ledger.csv"
+    path.write_text(content)
+    assert cli.main(["compare", *map(str, folders)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"lat compare: {path}: no ledger (")
+    assert error.endswith("; collect the run again\n")
+    assert error.count("\n") == 1

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import stats
 
-from lat.intervals import IntervalError, binomial, difference, newcombe, over_seeds, student_t, welch
+from lat.intervals import IntervalError, binomial, difference, newcombe, over_seeds, pooled, student_t, welch
 
 ACCURACIES = st.lists(st.floats(0, 1, allow_subnormal=False).map(lambda v: round(v, 4)), min_size=2, max_size=8)
 
@@ -89,6 +89,20 @@ def test_one_seed_against_several_is_widened_by_their_spread() -> None:
     assert noisy.high - noisy.low > 10 * (images_alone.high - images_alone.low)
     # s = 0.1, k = 3: the spread alone gives t(2) * s * sqrt(1 + 1/3)
     assert noisy.high == pytest.approx(4.302653 * 0.1 * math.sqrt(4 / 3), rel=0.01)
+
+
+def test_one_seed_each_is_widened_by_twice_the_spread_of_other_cells() -> None:
+    assert pooled([[0.3], [0.1, 0.1]]) == (0.0, 1)
+    assert pooled([[0.3], []]) is None
+    variance, freedom = spread = pooled([[0.1, 0.3], [0.5], [0.4, 0.4, 0.7]])
+    assert freedom == 3
+    assert variance == pytest.approx((0.02 + 0.06) / 3)
+    found = difference([0.5], [0.5], (10**9, 10**9), spread)
+    assert (found.mean, found.kind) == (0.0, "pooled_seeds_and_images")
+    assert found.high == pytest.approx(stats.t.ppf(0.975, 3) * math.sqrt(2 * variance), rel=1e-6)
+    assert difference([0.5], [0.4], (100, 100), (0.0, 3)).high == pytest.approx(
+        0.1 + stats.norm.ppf(0.975) * math.sqrt(0.25 / 100 + 0.24 / 100)
+    )
 
 
 @given(ACCURACIES, st.floats(0, 1).map(lambda v: round(v, 4)))

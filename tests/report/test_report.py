@@ -16,7 +16,7 @@ import pytest
 import typst
 import yaml
 
-from lat import report
+from lat import cli, report
 from lat.ledger import COLUMNS, LedgerError, Record
 from lat.measured import Plan
 
@@ -381,6 +381,41 @@ def test_a_missing_ledger_is_an_error_that_names_it(built: tuple[Path, Plan], tm
     with pytest.raises(LedgerError, match=r"nothing.ledger\.csv: no such ledger"):
         report.build(built[1], tmp_path / "nothing", tmp_path / "out.pdf")
     assert not (tmp_path / "out.pdf").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "key", "old", "new", "complaint"),
+    [
+        (
+            "claims",
+            "claims",
+            "direction: higher",
+            "direction: hihger",
+            r"claims\.\w+\.direction: 'hihger' is not",
+        ),
+        ("report", "claims", "  quantifier: all", "  quantifire: all", r"claims\.\w+: .*'quantif"),
+        ("report", "assumptions", "choice: ", "chioce: ", r"assumptions\.\w+: .*'ch[io]+ce'"),
+    ],
+)
+def test_a_slip_in_the_claims_or_the_assumptions_is_one_line_with_file_entry_and_key(
+    built: tuple[Path, Plan],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    key: str,
+    old: str,
+    new: str,
+    complaint: str,
+) -> None:
+    text, path = (ROOT / f"config/{key}.yaml").read_text(), tmp_path / f"{key}.yaml"
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    run = yaml.safe_load((ROOT / "config/quick.yaml").read_text()) | {"name": "run", key: str(path)}
+    (tmp_path / "run").symlink_to(built[0])
+    assert cli.main([command, "--config", json.dumps(run), "--results", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert re.match(rf"lat {command}: {key}\.yaml, {complaint}", error), error
+    assert error.count("\n") == 1
 
 
 def test_a_template_that_does_not_fit_leaves_no_pdf(built: tuple[Path, Plan], tmp_path: Path) -> None:

@@ -144,6 +144,7 @@ def test_a_checkpoint_is_attacked_by_its_file(
         (["collect", "--results", "nowhere"], "no such record; run its job"),
         (["export", "--results", "nowhere", "target"], "records.jsonl: not there; collect the run first"),
         (["import", "nowhere"], "records.jsonl: not there"),
+        (["import", "nowhere", "--check", "-3"], "check: -3 records; give a number of at least 0"),
         (["collect", "--config", "nowhere.yaml"], "config: nowhere.yaml cannot be read"),
         (["collect", "--config", '{"name": "small"}'], "is a required property"),
     ],

@@ -11,7 +11,7 @@ import pytest
 from small_run import contents, finished, made_record, scale, small_run
 
 from lat import runs
-from lat.collection import Folder, collect, export, jobs, needs_weights, restore
+from lat.collection import Digest, Folder, collect, data_changed, export, jobs, needs_weights, restore
 from lat.ledger import LedgerError, Record, read_records
 from lat.runs import Run
 
@@ -111,6 +111,51 @@ def test_an_imported_record_may_be_of_older_code(run: Run, folder: Folder) -> No
     assert {(r.sources, r.imported) for r in read_records(folder.root / "records.jsonl")} == {("0" * 64, True)}
 
 
+def prepared(train: str, test: str) -> Digest:
+    """Digests as if the digits were prepared from such images; nothing else is."""
+    held = {("digits", "train", None): train, ("digits", "test", None): test}
+    return lambda *asked: held.get(asked)
+
+
+@pytest.mark.parametrize("found", [None, prepared("d" * 64, "d" * 64), lambda *asked: None])
+def test_records_of_the_data_that_is_prepared_pass_and_so_they_do_where_none_is(
+    run: Run, folder: Folder, tmp_path: Path, found: Digest | None
+) -> None:
+    assert collect(run, folder, folder.root, data=found) == []
+    export(run, folder, tmp_path / "kept")
+    assert restore(run, tmp_path / "kept", Folder(tmp_path / "again"), found) == (8, 0)
+
+
+@pytest.mark.parametrize(
+    ("found", "complaint"),
+    [
+        (prepared("a" * 64, "d" * 64), r"seed0\.train\.json: data d{8} of digits, part train; prepared is a{8}"),
+        (prepared("d" * 64, "a" * 64), r"seed0\.attack\.json: data d{8} of digits, part test; prepared is a{8}"),
+    ],
+)
+def test_records_of_other_data_than_is_prepared_are_refused(
+    run: Run, folder: Folder, tmp_path: Path, found: Digest, complaint: str
+) -> None:
+    with pytest.raises(LedgerError, match=complaint + r"; delete \S+ and run its job again"):
+        collect(run, folder, folder.root, data=found)
+    collect(run, folder, folder.root)
+    export(run, folder, tmp_path / "kept")
+    with pytest.raises(LedgerError, match=complaint + "; prepare the data that it was made from"):
+        restore(run, tmp_path / "kept", Folder(tmp_path / "again"), found)
+
+
+def test_a_training_is_of_the_images_too_on_which_its_accuracy_was_followed(run: Run, folder: Folder) -> None:
+    entry, data = run.entry("dnn"), prepared("d" * 64, "a" * 64)
+    job = (entry, 0, "train")
+    assert not data_changed(run, folder, job, data)
+    alter(folder.record(*job), lambda r: replace(r, inputs={**r.inputs, "tested": "b" * 64}))
+    assert data_changed(run, folder, job, data)
+    with pytest.raises(LedgerError, match="tested bbbbbbbb of digits, part test; prepared is aaaaaaaa"):
+        collect(run, folder, folder.root, data=data)
+    folder.record(*job).unlink()
+    assert not data_changed(run, folder, job, data)
+
+
 def test_a_gap_is_an_error_unless_gaps_are_asked_for(run: Run, folder: Folder) -> None:
     entry = run.entry("fc_4")
     folder.record(entry, 1, "attack").unlink()
@@ -126,6 +171,22 @@ def test_an_attack_without_its_training_is_a_gap_too(run: Run, folder: Folder) -
     entry = run.entry("fc_4")
     folder.record(entry, 0, "train").unlink()
     assert collect(run, folder, folder.root, gaps=True) == [(entry, 0, "train"), (entry, 0, "attack")]
+
+
+@pytest.mark.parametrize("kind", ["verdicts", "weights"])
+def test_the_files_that_records_vouch_for_are_looked_at(run: Run, folder: Folder, kind: str) -> None:
+    path = folder.verdicts(run.entry("fc_4"), 1) if kind == "verdicts" else folder.weights(run.entry("fc_4"), 1)
+    path.write_bytes(b"")
+    for gaps in (False, True):
+        with pytest.raises(LedgerError) as raised:
+            collect(run, folder, folder.root, gaps=gaps)
+        assert str(raised.value).startswith(f"{path}: SHA-256 e3b0c44298fc; its record says ")
+    path.unlink()
+    if kind == "weights":
+        assert collect(run, folder, folder.root) == [], "weights need not be kept"
+    else:
+        with pytest.raises(LedgerError, match=f"{path.name}: missing beside its record"):
+            collect(run, folder, folder.root)
 
 
 def test_gaps_excuse_no_stale_record(run: Run, folder: Folder) -> None:
@@ -264,6 +325,8 @@ def test_an_attack_needs_weights_unless_an_imported_record_makes_it_needless(run
     alter(path, lambda r: replace(r, imported=True))
     assert not needs_weights(run, folder, entry, 0)
     assert needs_weights(run, folder, entry, 1)
+    assert not needs_weights(run, folder, entry, 0, data=prepared("a" * 64, "d" * 64))
+    assert needs_weights(run, folder, entry, 0, data=prepared("d" * 64, "a" * 64)), "nor one of other data"
     alter(path, lambda r: replace(r, settings={}))
     assert needs_weights(run, folder, entry, 0), "an imported record of other settings is no use"
     path.write_text(json.dumps({"cell": {}}))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from small_run import scale, small_run
 
-from lat import environment, evaluation, experiment, training
+from lat import data, environment, evaluation, experiment, training
 from lat.cells import Schedule
 from lat.collection import Folder, collect, export, jobs
 from lat.experiment import Job
@@ -70,13 +70,16 @@ def test_another_seed_is_another_network(run: Run, done: Folder, tmp_path: Path,
     assert Folder(tmp_path).weights(entry, 1).read_bytes() != done.weights(entry, 0).read_bytes()
 
 
-def test_a_training_record_says_what_was_trained_and_how_it_went(run: Run, done: Folder) -> None:
-    entry = run.entry("dnn")
+def test_a_training_record_says_what_was_trained_and_how_it_went(run: Run, done: Folder, digits_root: Path) -> None:
+    entry, digest = run.entry("dnn"), data.digests_under(digits_root)
+    assert digest("mnist", "train", None) is None
     record = Record.read(done.record(entry, 0, "train"))
     assert (record.cell, record.seed, record.name, record.scale) == (entry.cell, 0, "dnn", "narrow")
     assert (record.status, record.threads, record.settings, record.imported) == ("ok", 1, {}, False)
     assert record.sources == run.sources(entry, "train")
     assert record.inputs["weights"] == experiment.file_digest(done.weights(entry, 0))
+    found = {key: record.inputs[key] for key in ("data", "tested")}
+    assert found == {"data": digest("digits", "train", None), "tested": digest("digits", "test", None)}
     packages = {"lat", "torch", "numpy", "scipy", "scikit-learn", "safetensors", "foolbox", "pyautoattack"}
     assert set(record.versions) == {"python", *packages}
     figures = {figure.metric: figure for figure in record.figures}
@@ -169,26 +172,41 @@ def test_records_derived_again_come_out_equal(run: Run, done: Folder, tmp_path: 
     assert len(lines) == 4
     assert all(equal for _, equal in lines)
     assert {line for line, _ in lines} >= {
-        "dnn@narrow, seed 0, train: weights equal",
-        "mlpw@narrow, seed 0, attack: verdicts equal",
+        "dnn@narrow, seed 0, train: weights equal, figures equal",
+        "mlpw@narrow, seed 0, attack: verdicts equal, figures equal",
     }
     assert len(list(experiment.rederive(run, tmp_path / "kept", digits_root, 1))) == 1
 
 
+def figure(values: dict[str, Any], metric: str) -> dict[str, Any]:
+    """The last figure of that metric in a record as JSON."""
+    return next(found for found in reversed(values["figures"]) if found["metric"] == metric)
+
+
+@pytest.mark.parametrize(
+    ("step", "alter", "words"),
+    [
+        ("train", lambda r: r["inputs"].update(weights="0" * 64), "weights differ, figures equal"),
+        ("train", lambda r: figure(r, "clean_accuracy").update(value=0.999), "weights equal, figures differ"),
+        ("train", lambda r: r["curve"][0].update(loss=0.5), "weights equal, figures differ"),
+        ("train", lambda r: r.update(status="diverged"), "weights equal, figures differ"),
+        ("train", lambda r: figure(r, "step_ms").update(value=1e9), "weights equal, figures equal"),
+        ("attack", lambda r: r["inputs"].update(verdicts="0" * 64), "verdicts differ, figures equal"),
+        ("attack", lambda r: figure(r, "robust_accuracy").update(value=0.999), "verdicts equal, figures differ"),
+        ("attack", lambda r: figure(r, "wall_s").update(value=1e9), "verdicts equal, figures equal"),
+    ],
+)
 def test_a_record_that_was_altered_comes_out_different(
-    run: Run, done: Folder, tmp_path: Path, digits_root: Path
+    run: Run, done: Folder, tmp_path: Path, digits_root: Path, step: str, alter: Callable[[Any], None], words: str
 ) -> None:
     export(run, done, tmp_path)
     path = tmp_path / "records.jsonl"
-    altered = []
-    for line in path.read_text().splitlines():
-        values = json.loads(line)
-        values["inputs"]["weights" if values["step"] == "train" else "verdicts"] = "0" * 64
-        altered.append(json.dumps(values))
-    path.write_text("\n".join(altered) + "\n")
-    (line, equal), *_ = experiment.rederive(run, tmp_path, digits_root, 1)
-    assert not equal
-    assert line.endswith("differ")
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    record = next(r for r in records if (r["name"], r["step"]) == ("dnn", step))
+    alter(record)
+    path.write_text(json.dumps(record) + "\n")
+    found = list(experiment.rederive(run, tmp_path, digits_root, 1))
+    assert found == [(f"dnn@narrow, seed 0, {step}: {words}", "differ" not in words)]
 
 
 def test_an_attack_whose_weights_were_not_exported_is_not_derived_again(

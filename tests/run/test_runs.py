@@ -244,6 +244,9 @@ def test_how_many_images_are_looked_at_decides_both_steps_and_is_left_out_where_
         ({"scales": [scale(seeds=1.0)]}, "scales.0.seeds: 1.0 is not of type 'integer'"),
         ({"train": 100.0}, "train: 100.0 is not of type"),
         ({"scales": [scale(), scale()]}, "scales: 'narrow' stands twice"),
+        ({"scales": [scale(keep=["dnn", "nope"])]}, "keep: 'nope' is not at scale 'narrow'; it has dnn, fc_4"),
+        ({"tables": {"file": "config/claims.yaml", "show": []}}, "claims.yaml, top level: "),
+        ({"tables": {"file": "config/none.yaml", "show": []}}, "tables.file: "),
         ({"scales": [scale(cells=["dnn", "dnn"])]}, "non-unique"),
         ({"scales": [scale(cells=["fc_5"])]}, "cells: 'fc_5' is no row of config/cells.tsv; it has dnn, adv_input"),
         ({"scales": [scale(model="5fc")]}, "model: '5fc' is not known; use one of 4fc, "),
@@ -299,6 +302,28 @@ def test_an_unknown_key_of_an_attack_is_named_before_anything_is_trained(tmp_pat
     path.write_text(yaml.safe_dump(attacks), encoding="utf-8")
     with pytest.raises(RunError, match="setps"):
         small_run(attacks={"file": str(path), "names": ["fgsm"]})
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "complaint"),
+    [
+        ("tables.yaml", "best: ", "bset: ", "tables.yaml, tables.table_1.rows."),
+        ("tables.yaml", "extra:", "extraa:", "tables.yaml, tables.table_1: "),
+        ("tables.yaml", "cw: 0.", "cw: 53.", "cw: 53."),
+        ("cells.tsv", "\tnormal\t0.1\tsample\tclosed", "\tnromal\t0.1\tsample\tclosed", "law: 'nromal' is not one"),
+    ],
+)
+def test_a_slip_in_the_tables_or_the_grid_is_named_by_file_row_and_key(
+    tmp_path: Path, file: str, old: str, new: str, complaint: str
+) -> None:
+    text, path = (ROOT / "config" / file).read_text(encoding="utf-8"), tmp_path / file
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+    with pytest.raises(RunError) as raised:
+        small_run(**({"grid": str(path)} if file == "cells.tsv" else {"tables": {"file": str(path), "show": []}}))
+    assert complaint in str(raised.value)
+    assert str(raised.value).startswith(f"{file}, ")
+    assert "\n" not in str(raised.value)
 
 
 def test_a_row_that_stands_twice_is_named_with_its_line(tmp_path: Path) -> None:

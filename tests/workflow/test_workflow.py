@@ -6,18 +6,23 @@ Every test works on a copy of its own of one finished run, so that they can be t
 from __future__ import annotations
 
 import csv
+import hashlib
+import io
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
@@ -242,6 +247,22 @@ def test_another_run_file_inherits_nothing_from_the_default(project: Project) ->
     assert not (project.root / "results/quick").exists()
 
 
+def test_a_run_file_that_lacks_a_key_is_not_completed_by_the_default(tmp_path: Path) -> None:
+    project = copied(tmp_path / "project")
+
+    def planned_with(given: dict[str, object]) -> subprocess.CompletedProcess[str]:
+        (project.root / "config/mine.yaml").write_text(yaml.safe_dump(given), encoding="utf-8")
+        return project.call("snakemake", "--dry-run", "--cores", "1", "--configfile", "config/mine.yaml")
+
+    done = planned_with({"name": "mine", "dataset": "mnist", "train": 1000})
+    assert done.returncode != 0
+    assert "is a required property" in done.stdout + done.stderr
+    assert not (project.root / "results").exists()
+    done = planned_with({})
+    assert done.returncode == 0, done.stderr
+    assert (project.root / "results/quick/config.json").exists(), "no key of a run file: the default run"
+
+
 def test_a_misspelt_key_is_named_before_any_job(project: Project) -> None:
     shutil.rmtree(project.root / "results")
     project.edit("config/tiny.yaml", "evaluate:", "evalaute:")
@@ -269,6 +290,53 @@ def test_an_imported_run_is_finished_with_and_without_its_weights(project: Proje
     project.snakemake()
     assert (project.root / LEDGER).read_bytes() == ledger
     assert "Nothing to be done" in project.snakemake()
+
+
+def own_mirror(place: Path, seed: int) -> Path:
+    """A mirror with the dataset `mine`: two classes of random images, eight of each to train on and four to test."""
+    draws, files = np.random.default_rng(seed), {}
+    for split, each in (("train", 8), ("test", 4)):
+        path = place / f"mine/{split}-0.zip"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with zipfile.ZipFile(path, "w") as archive:
+            for name in (f"{split}/{label}/{number}.png" for label in "ab" for number in range(each)):
+                image = io.BytesIO()
+                Image.fromarray(draws.integers(0, 256, (4, 4), dtype=np.uint8)).save(image, "PNG")
+                archive.writestr(name, image.getvalue())
+        content = path.read_bytes()
+        files[f"mine/{path.name}"] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (place / "manifest.json").write_text(json.dumps({"files": files}), encoding="utf-8")
+    return place
+
+
+def test_other_images_under_a_dataset_s_name_make_old_what_was_made_from_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project, run = copied(tmp_path / "project"), ("--config", "config/tiny.yaml")
+    own = {"dataset": "mine", "train": None, "schedule": RUN_FILE["schedule"] | {"batch": 8}}  # type: ignore[operator]
+    scales = [RUN_FILE["scales"][0] | {"cells": ["dnn"]}]  # type: ignore[index]
+    (project.root / "config/tiny.yaml").write_text(yaml.safe_dump(RUN_FILE | own | {"scales": scales}))
+
+    def prepared_from(seed: int) -> None:
+        shutil.rmtree(project.root / "data", ignore_errors=True)
+        monkeypatch.setenv("LAT_DATA_MIRROR", str(own_mirror(tmp_path / f"mirror{seed}", seed)))
+        done = project.call("lat", "prepare", *run)
+        assert done.returncode == 0, done.stderr
+
+    monkeypatch.setenv("LAT_DATA_MIRROR", str(own_mirror(tmp_path / "mirror1", 1)))
+    project.snakemake()
+    first = (project.root / LEDGER).read_bytes()
+    prepared_from(1)
+    assert not project.planned(), "the same images, prepared again"
+    prepared_from(2)
+    refused = project.call("lat", "collect", *run)
+    assert refused.returncode == 2
+    assert re.search(r"train\.json: data \w+ of mine, part train; prepared is \w+; delete \S+ and run", refused.stderr)
+    project.forget()
+    assert project.planned() == {"train": 1, "attack": 1, "collect": 1}
+    project.snakemake()
+    assert (project.root / LEDGER).read_bytes() != first
+    assert not project.planned()
 
 
 def test_a_cell_that_fails_leaves_a_ledger_with_a_gap(project: Project) -> None:

@@ -1,7 +1,7 @@
 rule attack:
     """Every attack of the run on one trained cell and seed: verdicts by image, and their record."""
     input:
-        ancient(data_of),
+        data_of("attack"),
         weights=weights_unless_kept,
     output:
         record=FOLDER.root / "records/{slug}/seed{seed}.attack.json",

@@ -1,7 +1,7 @@
 rule audit:
     """The checks of the run on one trained cell and seed, and the attacks that they ask for: what they found."""
     input:
-        ancient(data_of),
+        data_of("audit"),
         weights=weights_to_audit,
         attack=FOLDER.root / "records/{slug}/seed{seed}.attack.json",
         attacked=FOLDER.root / "verdicts/{slug}/seed{seed}.npz",

@@ -3,11 +3,12 @@
 import json
 import sys
 
-from lat import collection, devices, runs, sources
+from lat import collection, data, devices, runs, sources
 from lat.ledger import atomic
 
 RUN = runs.load(config)
 FOLDER = collection.Folder(Path("results") / RUN.name)
+DATA = data.digests_under("data")
 REPORT = f"reports/{RUN.name}.pdf"
 LAT = Path(sys.executable).with_name("lat")
 
@@ -67,15 +68,23 @@ def prepared(dataset):
     return f"data/{dataset}/prepared.json"
 
 
-def data_of(wildcards):
-    """The prepared data of a cell."""
-    return prepared(RUN.entry(wildcards.slug).cell.dataset)
+def data_of(step):
+    """The prepared data of a cell, as a function of a job's wildcards. They are newer than what was made from them only
+    where the step's record is of other data: what prepares the same data again makes nothing old.
+    """
+
+    def found(wildcards):
+        entry, seed = RUN.entry(wildcards.slug), int(wildcards.seed)
+        path = prepared(entry.cell.dataset)
+        return path if collection.data_changed(RUN, FOLDER, (entry, seed, step), DATA) else ancient(path)
+
+    return found
 
 
 def weights_unless_kept(wildcards, step="attack"):
     """The weights to look at; none where an imported record has what the run asks for and its weights were not kept."""
     entry = RUN.entry(wildcards.slug)
-    if collection.needs_weights(RUN, FOLDER, entry, int(wildcards.seed), step):
+    if collection.needs_weights(RUN, FOLDER, entry, int(wildcards.seed), step, DATA):
         return FOLDER.weights(entry, int(wildcards.seed))
     return []
 

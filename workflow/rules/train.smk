@@ -1,7 +1,7 @@
 rule train:
     """One cell from one seed: weights, and the record that says how they came about."""
     input:
-        ancient(data_of),
+        data_of("train"),
     output:
         weights=FOLDER.root / "weights/{slug}/seed{seed}.safetensors",
         record=FOLDER.root / "records/{slug}/seed{seed}.train.json",
