@@ -26,7 +26,7 @@ def still(model: nn.Module) -> Iterator[None]:
 def reestimate(model: nn.Module, batches: Iterable[Tensor]) -> None:
     """Running statistics of every BatchNorm anew: the mean, over the batches (n, C, H, W), of each batch's.
 
-    All else is in eval mode meanwhile, and the weights stay; the model comes back in train mode.
+    All else is in eval mode meanwhile, and the weights stay; the model comes back in train mode, its momenta as before.
     """
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d)]
     momenta = [norm.momentum for norm in norms]

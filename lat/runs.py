@@ -37,6 +37,7 @@ ROW_KEYS = (
     "input_radius",
     "input_draw",
     "mix",
+    "statistics",
 )
 READING_KEYS = ("form", "scope", "pairing", "gradient", "at", "reset", "source")
 SCALE_KEYS = ("model", "width", "epochs")
@@ -289,6 +290,7 @@ def resolve(
         train=values["train"],
         part=config["part"],
         compute=Compute(**values["compute"]),
+        statistics=str(values["statistics"]),
     )
 
 

@@ -15,6 +15,7 @@ from lat import defences, models
 from lat.batches import Batches, as_floats
 from lat.cells import Cell, Compute, Schedule, shared_seed
 from lat.resumption import Epoch, State, Store, own_draws
+from lat.running_statistics import reestimate
 
 __all__ = ["Epoch", "Progress", "Training", "TrainingError", "accuracy", "fit", "has_diverged", "learning_rate"]
 
@@ -103,7 +104,8 @@ def fit(
     Images are uint8, of which `levels` stands for 1.0, or floats in [0, 1]. The initial weights, the order of the
     batches, their augmentation and the network's own random draws depend on (dataset, model, width, seed) alone, so
     that all methods share them; short last batches are dropped. Training stops where the loss is no longer finite.
-    `test` only fills the history.
+    `test` only fills the history. Where the cell re-estimates BatchNorm's statistics, that is done before the last
+    epoch's accuracy is taken.
 
     `report` hears of each epoch, `progress` of the running one at most every PROGRESS_S seconds. With a `store`, its
     state is gone on from, after a report of each epoch in it, and kept again whenever it is due: a training that was
@@ -161,6 +163,8 @@ def fit(
                     progress(pace.read(state, batches.steps))
 
             state.spent += time.process_time() - started
+            if cell.statistics == "reestimated" and state.epoch == plan.epochs - 1:
+                reestimate(model, batches.in_order())
             state.end_epoch(
                 Epoch(state.epoch + 1, state.total.item() / batches.steps, accuracy(model, *test, levels=levels), lr)
             )
