@@ -18,10 +18,10 @@ MENDABLE = (
     ("lat.sites", "SiteError"),
     ("lat.checkpoints", "CheckpointError"),
     ("lat.resumption", "ResumptionError"),
-    ("lat.training", "TrainingError"),
+    ("lat.memory", "TrainingError"),
+    ("lat.memory", "EvaluationError"),
     ("lat.proofs", "LawError"),
     ("lat.equivalence", "EquivalenceError"),
-    ("lat.evaluation", "EvaluationError"),
     ("lat.attacks", "SettingError"),
     ("lat.tables", "TableError"),
 )

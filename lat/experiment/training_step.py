@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 
 from lat import data, heartbeats, training
 from lat.checkpoints import EVERY_S, Checkpoint
 from lat.environment import prepare_torch
 from lat.experiment.job import Job, contiguous, file_digest, record_of
 from lat.ledger import Figure, Record, atomic
+from lat.memory import needed_for
 
 
 def train(
@@ -56,11 +58,13 @@ def _train(
     test_set = data.load(job.cell.dataset, test_part, job.data_root, job.images)
     identity = checkpoint_identity(job, train_set.digest, test_set.digest)
     store = Checkpoint(checkpoint, identity, every_s) if checkpoint else None
+    what = f"train: {len(train_set.labels)} images to train on and {len(test_set.labels)} to evaluate on"
+    with needed_for(what, torch.device(job.device), "train on fewer, or end what else uses the device"):
+        pairs = [data.byte_tensors(part, job.device) for part in (train_set, test_set)]
     result = training.fit(
         job.cell,
         job.seed,
-        data.byte_tensors(train_set, job.device),
-        data.byte_tensors(test_set, job.device),
+        *pairs,
         train_set.classes,
         heard,
         levels=train_set.levels,

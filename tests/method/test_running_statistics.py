@@ -14,6 +14,7 @@ from unfinished_training import images as bytes_of
 
 from lat import training
 from lat.cells import Cell
+from lat.memory import Batch
 
 BATCH = 8
 
@@ -75,6 +76,6 @@ def test_the_last_accuracy_is_that_of_the_statistics_that_serve() -> None:
     draws = torch.Generator().manual_seed(0)
     x, y = torch.rand(40, *SHAPE, generator=draws), torch.randint(CLASSES, (40,), generator=draws)
     done = training.fit(asked("reestimated"), 0, (x, y), (x, y), CLASSES)
-    assert done.epochs[-1].clean_accuracy == training.accuracy(done.model, x, y)
+    assert done.epochs[-1].clean_accuracy == training.accuracy(done.model, x, y, Batch(40))
     running = training.fit(asked("running"), 0, (x, y), (x, y), CLASSES)
     assert running.epochs[-1].clean_accuracy != done.epochs[-1].clean_accuracy
