@@ -30,6 +30,8 @@ STATISTICS = ("running", "reestimated")
 PARTS = ("train", "fit")
 FULLY_CONNECTED = ("4fc", "4fc_input_counted")
 """The networks that are chains of fully connected layers: those that `lat equivalence` looks into."""
+UNCOMPILED = ("layerwise", "interval_bound")
+"""The methods that look into the network layer by layer, which compiled code has no more."""
 BATCH_NORMALISED = ("vgg16", "wrn28", "wrn10")
 """The networks with BatchNorm, whose running statistics are collected with R and serve without it."""
 
@@ -155,6 +157,11 @@ class Compute:
         _one_of("precision", self.precision, PRECISIONS)
         _one_of("compile", self.compile, COMPILATIONS)
 
+    def __str__(self) -> str:
+        layout = ", channels last" if self.channels_last else ""
+        compiled = "uncompiled" if self.compile == "none" else f"compiled ({self.compile})"
+        return f"{self.precision}{layout}, {compiled}"
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -203,10 +210,10 @@ class Cell:
             raise CellError(f"layers: {self.layers!r} need method 'layerwise', not {self.method!r}")
         if len(set(self.layers)) != len(self.layers):
             raise CellError(f"layers: {self.layers!r} names a layer twice")
-        if self.layerwise and self.compute.compile != "none":
+        if self.compute.compile != "none" and set(self.methods) & set(UNCOMPILED):
             raise CellError(
-                f"compile: {self.compute.compile!r} with method {self.method!r}: compiled code drops the hooks that "
-                "perturb the layers; use compile 'none'"
+                f"compile: {self.compute.compile!r} with method {self.method!r}, which looks into the layers: compiled "
+                "code has none any more; use compile 'none'"
             )
         if (self.input_law or self.mix) and not others:
             raise CellError(

@@ -163,6 +163,10 @@ def provenance(
         {"step": step, "digest": digest, "records": count, "current": sources and (step, digest) in present}
         for (step, digest), count in sorted(Counter((record.step, record.sources) for record in records).items())
     ]
+    computed: dict[tuple[str, str], set[str]] = {}
+    for record in records:
+        if record.step == "train":
+            computed.setdefault((record.scale, str(record.cell.compute)), set()).add(record.name)
     versions: dict[str, set[str]] = {}
     for record in records:
         for name, version in record.versions.items():
@@ -173,6 +177,9 @@ def provenance(
         "older": None if sources is None else len(older),
         "older_cells": sorted({f"{record.name}@{record.scale}" for record in older}),
         "seeds": sorted({record.seed for record in records}),
+        "computed": [
+            {"scale": scale, "how": how, "cells": sorted(names)} for (scale, how), names in sorted(computed.items())
+        ],
         "versions": [{"name": name, "versions": sorted(found)} for name, found in sorted(versions.items())],
         "sources": digests,
         "data": sorted({(record.step, record.inputs["data"]) for record in records if "data" in record.inputs}),

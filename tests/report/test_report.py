@@ -15,7 +15,8 @@ import pytest
 import typst
 
 from lat import report
-from lat.ledger import LedgerError, Record
+from lat.cells import Compute
+from lat.ledger import LedgerError, Record, read_records
 from lat.measured import Plan
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -199,9 +200,19 @@ def _present(records: list[Record], **letters: str) -> dict[tuple[str, str], str
     return {(record.cell.slug, record.step): letters[record.step] * 64 for record in records}
 
 
-def test_provenance_counts_imported_and_older_records(built: tuple[Path, Plan]) -> None:
-    from lat.ledger import read_records
+def test_provenance_says_which_rows_were_computed_how(built: tuple[Path, Plan]) -> None:
+    records = read_records(built[0] / "records.jsonl")
+    assert {found["how"] for found in report.provenance(records, built[1])["computed"]} == {"float32, uncompiled"}
+    light = Compute("bf16", True, "default")
+    cells = {r.name: replace(r.cell, compute=light) if r.name == "dnn" else r.cell for r in records}
+    changed = [replace(r, cell=cells[r.name]) for r in records if r.scale == "wide"]
+    assert report.provenance(changed, built[1])["computed"] == [
+        {"scale": "wide", "how": "bf16, channels last, compiled (default)", "cells": ["dnn"]},
+        {"scale": "wide", "how": "float32, uncompiled", "cells": ["fc_2", "fc_4"]},
+    ]
 
+
+def test_provenance_counts_imported_and_older_records(built: tuple[Path, Plan]) -> None:
     records = read_records(built[0] / "records.jsonl")
     found = report.provenance(records, built[1], _present(records, train="a", attack="c"))
     assert found["records"] == len(records) == 2 * 3 * 3

@@ -107,6 +107,11 @@ def a_cell(**changes: Any) -> Cell:
     return Cell(**(values | changes))
 
 
+def control(compute: Compute) -> Cell:
+    law = {"law": None, "input_law": Law("fixed", 0.1)}
+    return a_cell(method="interval_bound", layers=(), reading=None, compute=compute, **law)
+
+
 # Identity
 
 
@@ -300,6 +305,7 @@ def test_a_default_that_is_spelt_out_is_the_same_cell() -> None:
         (lambda: Compute(precision="fp16"), "precision", "'fp16'", "float32, bf16"),
         (lambda: Compute(compile="max"), "compile", "'max'", "none, default, reduce-overhead"),
         (lambda: a_cell(compute=Compute(compile="default")), "compile", "'fgsm+layerwise'", "use compile 'none'"),
+        (lambda: control(Compute(compile="default")), "compile", "'interval_bound'", "use compile 'none'"),
         (lambda: a_cell(statistics="batch"), "statistics", "'batch'", "running, reestimated"),
         (lambda: a_cell(model="4fc", statistics="reestimated"), "statistics", "'4fc'", "use 'running'"),
         (lambda: a_cell(width=0), "width", "0", "above 0"),
