@@ -102,6 +102,10 @@ def test_a_checkpoint_is_attacked_by_its_file(
             ["attack", "--weights", "w.pt", "--model", "4fc", "--width", "3", "--dataset", "digits"],
             "w.pt: no weights there",
         ),
+        (
+            ["attack", "--weights", "w.pt", "--model", "resnet", "--width", "3", "--dataset", "digits"],
+            "model: 'resnet' is not known; use one of 4fc, ",
+        ),
         (["attack", "--cell", "dnn", "--results", "nowhere"], "seed0.safetensors: no weights there"),
         (["prepare", "--dataset", "digit", "--data", "nowhere"], "digit"),
         (["collect", "--results", "nowhere"], "no such record; run its job"),
@@ -123,8 +127,29 @@ def test_what_the_user_can_mend_is_one_line_and_status_2(
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("LAT_DATA_MIRROR", raising=False)
     assert lat(place, digits_root, *words) == 2
-    error = capsys.readouterr().err
-    assert error.startswith(f"lat {words[0]}: ")
+    one_line(words[0], complaint, capsys.readouterr().err)
+
+
+def test_images_that_are_too_small_for_a_network_are_named_with_it(
+    tmp_path: Path, digits_root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lat.models.small_cnn.CONVOLUTIONS", 4)  # halve digits' eight pixels once more
+    asked = run_file(scales=[scale(model="3conv2fc", width=1, cells=["dnn"])])
+    words = ["--config", json.dumps(asked), "--results", str(tmp_path), "--data", str(digits_root), "--cell", "dnn"]
+    assert cli.main(["train", *words]) == 2
+    one_line("train", "shape: images of 8 × 8 cannot be halved 4 times; give images", capsys.readouterr().err)
+
+
+def test_a_word_of_the_environment_that_means_nothing_is_named(
+    place: Path, digits_root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAT_SHARE_GPU", "perhaps")
+    assert lat(place, digits_root, "train", "--cell", "dnn") == 2
+    one_line("train", "LAT_SHARE_GPU: 'perhaps'", capsys.readouterr().err)
+
+
+def one_line(command: str, complaint: str, error: str) -> None:
+    assert error.startswith(f"lat {command}: ")
     assert complaint in error
     assert error.count("\n") == 1, error
 
