@@ -24,7 +24,8 @@ from lat.measured import Ledger, Plan, read_ledger
 
 ROOT = Path(__file__).resolve().parents[1]
 TEMPLATES = "reports"
-STUDIES = ("calibration", "calibration_cnn", "readings", "sensitivity")
+STUDIES = ("calibration", "calibration_cnn", "readings", "readings_deep", "sensitivity")
+ALWAYS = ("readings", "sensitivity")  # the studies of every report, a gap where they are not there
 CALIBRATED = {
     "calibration": "table_2",
     "calibration_cnn": "table_5",
@@ -115,7 +116,7 @@ def build(
         "studies": {
             name: _study(name, plan, described, root, (plans or {}).get(name))
             for name in STUDIES
-            if name in plan.config["studies"] or name not in CALIBRATED
+            if name in plan.config["studies"] or name in ALWAYS
         },
         "figures": {"files": series["files"], "fig_1": series["fig_1"]},
         "claims": _claims(plan, ledger, run, described, equations, root),
@@ -204,6 +205,7 @@ def _run(plan: Plan, ledger: Ledger, root: Path) -> dict[str, Any]:
         "evaluated": plan.config["evaluate"],
         "images": sorted({int(n) for n in examples}),
         "schedule": plan.config["schedule"],
+        "paper_epochs": _yaml(root / plan.config["tables"]["file"])["epochs"],
         "attacks": list(plan.config["attacks"]["names"]),
         "scales": [
             {
@@ -253,7 +255,7 @@ def _study(name: str, plan: Plan, described: Iterable[dict[str, Any]], root: Pat
     if name in CALIBRATED:
         undefended = tables.named_table(described, CALIBRATED[name])["rows"][0]
         found = studies.calibration(ledger, undefended["reported"])
-    elif name == "readings":
+    elif name.startswith("readings"):
         found = studies.readings(ledger, own)
     else:
         found = studies.sensitivity(ledger, _yaml(root / plan.config["assumptions"])["assumptions"], own)

@@ -57,14 +57,24 @@ def test_equal_inputs_give_equal_bytes(built: tuple[Path, Plan], tmp_path: Path)
     assert again.read_bytes() == (built[0] / "out.pdf").read_bytes()
 
 
-def test_every_section_is_there_in_order(built: tuple[Path, Plan]) -> None:
-    def plain(body: Any) -> str:
-        if body.get("func") == "space":
-            return " "
-        return body["text"] if "text" in body else "".join(plain(part) for part in body.get("children", []))
+def plain(body: Any) -> str:
+    """The text of what Typst has found."""
+    if body.get("func") == "space":
+        return " "
+    inner = body.get("children") or [body[key] for key in ("child", "body") if key in body]
+    return body["text"] if "text" in body else "".join(plain(part) for part in inner)
 
-    found = placed(built[0] / "build/out", "heading.where(level: 1)")
-    assert [plain(heading["body"]).split()[0] for heading in found] == [
+
+def headings(work: Path) -> list[str]:
+    return [plain(heading["body"]) for heading in placed(work, "heading.where(level: 1)")]
+
+
+def text_of(work: Path) -> str:
+    return "\n".join(plain(paragraph["body"]) for paragraph in placed(work, "par"))
+
+
+def test_every_section_is_there_in_order(built: tuple[Path, Plan]) -> None:
+    assert [heading.split()[0] for heading in headings(built[0] / "build/out")] == [
         "What", "The", "The", "The", "How", "Calibration", "Calibration", "The", "Sensitivity", "Accuracy", "Training",
         "The", "Claims", "Assumptions", "Tables", "Provenance",
     ]  # fmt: skip
@@ -163,6 +173,31 @@ def test_a_run_without_tables_still_has_a_report(
     assert content(tmp_path)["tables"] == []
 
 
+def test_what_a_shorter_training_means_is_said_of_the_scales_that_are_shorter(
+    built: tuple[Path, Plan], tmp_path: Path
+) -> None:
+    work = tmp_path / "work"
+    shutil.copytree(built[0] / "build/out", work)
+    assert content(built[0])["run"]["paper_epochs"] == 200
+    said = text_of(work)
+    assert "calibrated has 4, 2% of them; wide has 4, 2% of them" in said
+    data = content(built[0])
+    for scale in data["run"]["scales"]:
+        scale["epochs"] = 200
+    (work / "report.json").write_text(json.dumps(data))
+    assert "The paper trains for" not in text_of(work)
+
+
+def test_tables_of_networks_with_batchnorm_say_which_statistics_serve(
+    tmp_path: Path, made: Callable[..., Any], written: Callable[..., Plan]
+) -> None:
+    run = made(cells=("dnn",), scales=[("width_8", 8, 1)])
+    for shown, expected in (["table_2"], False), (["table_2", "table_8"], True):
+        run.config["tables"]["show"][:] = shown
+        report.build(written(run, tmp_path / "run"), tmp_path / "run", tmp_path / "out.pdf")
+        assert ("re-estimated over the training images without R" in text_of(tmp_path / "build/out")) == expected
+
+
 def test_an_absent_study_is_a_gap_that_names_its_command(built: tuple[Path, Plan]) -> None:
     for name, study in content(built[0])["studies"].items():
         assert study["found"] is None
@@ -183,6 +218,7 @@ def test_the_studies_are_read_from_the_ledgers_that_the_run_names(
     changed = ("dnn", "fc_4", "dnn batch=64", "fc_4 batch=64")
     written(made(cells=changed, scales=[("calibrated", 10, 2)]), root / "study/sensitivity")
     written(made(cells=("dnn",), scales=[("max_1", 1, 2)]), root / "study/calibration_cnn")
+    written(made(cells=("fc_4 statistics=reestimated",), scales=[("quarter", 16, 1)]), root / "study/readings_deep")
     config = {**built[1].config, "studies": {name: f"study/{name}" for name in report.STUDIES}}
     plan = replace(built[1], config=config)
     report.build(plan, built[0], tmp_path / "out.pdf", plans={"readings": reading_plan}, root=root)
@@ -190,6 +226,8 @@ def test_the_studies_are_read_from_the_ledgers_that_the_run_names(
     assert [entry["width"] for entry in found["calibration"]["found"]["widths"]] == [8, 10]
     assert found["calibration_cnn"]["found"]["reported_text"]["clean"] == "97.94", "the undefended row of Table V"
     assert found["readings"]["found"]["groups"][0]["winner"].startswith("fc_34 law=")
+    assert found["readings_deep"]["found"]["groups"][0]["points"][0]["changes"] == "statistics=reestimated"
+    assert "The reading study of the deep networks" in headings(tmp_path / "build/out")
     rows = {row["id"]: row for row in found["sensitivity"]["found"]["alternatives"]}
     assert rows["batch_64"]["cells"]["fc_4"]["state"] == "ok"
     assert "calibration.svg" in content(tmp_path)["figures"]["files"]
