@@ -88,8 +88,7 @@ class Progress(Protocol):
 
 def heartbeat_of(progress: Progress) -> dict[str, Any]:
     """The fields of a training's heartbeat that follow from its progress, for `Heart.beat`."""
-    done = progress.epoch - 1 + progress.step / progress.steps
-    return {"done": done, "epoch": done, "loss": progress.loss, "images_per_s": progress.images_per_s}
+    return {"done": progress.done, "epoch": progress.done, "loss": progress.loss, "images_per_s": progress.images_per_s}
 
 
 class Heart:

@@ -38,6 +38,11 @@ class Progress:
     loss: float
     images_per_s: float
 
+    @property
+    def done(self) -> float:
+        """The epochs that are done, the running one in part."""
+        return self.epoch - 1 + self.step / self.steps
+
 
 @dataclass(frozen=True)
 class Training:

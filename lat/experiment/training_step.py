@@ -23,13 +23,14 @@ def train(
     job: Job,
     weights: Path,
     record: Path,
-    report: Callable[[training.Epoch], None] = lambda epoch: None,
+    report: Callable[[training.Epoch | training.Progress], None] = lambda heard: None,
     *,
     checkpoint: Path | None = None,
     every_s: float = EVERY_S,
 ) -> Record:
     """Train the job's cell; writes the weights (safetensors) and then the record, each atomically.
 
+    `report` hears of each epoch and, every few seconds, of the running one.
     Its unfinished state is kept in `checkpoint` every `every_s` seconds and gone on from where that is there; once the
     record is written it is deleted.
     """
@@ -44,13 +45,17 @@ def _train(
     weights: Path,
     record: Path,
     heart: heartbeats.Heart,
-    report: Callable[[training.Epoch], None],
+    report: Callable[[training.Epoch | training.Progress], None],
     checkpoint: Path | None,
     every_s: float,
 ) -> Record:
     def heard(epoch: training.Epoch) -> None:
         heart.beat(done=epoch.epoch, epoch=epoch.epoch, loss=epoch.loss, clean_accuracy=epoch.clean_accuracy)
         report(epoch)
+
+    def went_on(progress: training.Progress) -> None:
+        heart.beat(**heartbeats.heartbeat_of(progress))
+        report(progress)
 
     started = time.perf_counter()
     train_set = data.load(job.cell.dataset, job.cell.part, job.data_root, job.cell.train)
@@ -69,7 +74,7 @@ def _train(
         heard,
         levels=train_set.levels,
         store=store,
-        progress=lambda progress: heart.beat(**heartbeats.heartbeat_of(progress)),
+        progress=went_on,
     )
     with atomic(weights) as temporary:
         safetensors.torch.save_file(contiguous(result.model.state_dict()), temporary)

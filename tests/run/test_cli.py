@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import re
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
-from small_run import run_file, scale
+from small_mirror import small_mirror
+from small_run import ROOT, run_file, scale
 
-from lat import bars, cli
+from lat import bars, cli, data
 from lat.collection import Folder
 from lat.runs import load
 
@@ -175,6 +180,58 @@ def test_a_log_has_the_lines_and_no_bar(capsys: pytest.CaptureFixture[str]) -> N
         report("fgsm", 0, 10)
         report("fgsm", 10, 10)
     assert capsys.readouterr() == ("", "")
+
+
+BARS = """
+import sys
+from lat import cli, training
+training.PROGRESS_S = 0.0
+for words in sys.stdin.read().splitlines():
+    assert cli.main(words.split(" ")) == 0
+"""
+
+
+def on_a_terminal(*commands: str) -> str:
+    """What the commands, one after the other in a process of their own, write to a terminal."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 120))
+    with subprocess.Popen(
+        [sys.executable, "-c", BARS], cwd=ROOT, stdin=subprocess.PIPE, stdout=theirs, stderr=theirs, text=True
+    ) as process:
+        os.close(theirs)
+        assert process.stdin is not None
+        process.stdin.write("\n".join(commands))
+        process.stdin.close()
+        written = b""
+        try:
+            while part := os.read(ours, 1 << 16):
+                written += part
+        except OSError:  # the terminal's other side is closed
+            pass
+        os.close(ours)
+    assert process.returncode == 0, written.decode()
+    return written.decode()
+
+
+def test_on_a_terminal_the_long_commands_have_bars_that_move(
+    place: Path, done: Folder, digits_root: Path, tmp_path: Path
+) -> None:
+    small_mirror(tmp_path / "mirror", "own", (8, 8))
+    own = tmp_path / "own.json"
+    own.write_text(json.dumps(run_file(dataset="own", mirror=str(tmp_path / "mirror"))))
+    asked = f"--config {place / 'run.json'} --data {digits_root} --results {tmp_path}"
+    written = on_a_terminal(
+        f"prepare --config {own} --data {tmp_path / 'data'}",
+        f"train {asked} --cell dnn",
+        f"attack {asked} --cell dnn",
+        f"import {asked}/again {place / 'kept'} --check 1",
+    )
+    for bar in ("own, train: 100%", "own, test: 100%", "fgsm: 100%"):
+        assert bar in written, bar
+    assert re.search(r"100%.* 1/1 \[.*record", written), "of import --check"
+    steps = len(data.load("digits", "train", digits_root).labels) // 128
+    moves = [float(done) for done in re.findall(r"dnn@narrow: .*?([0-9.]+)/1 epochs", written)]
+    assert sorted({round(done * steps) for done in moves}) == list(range(steps + 1)), "step by step"
 
 
 def test_every_command_has_a_line_of_help(capsys: pytest.CaptureFixture[str]) -> None:
