@@ -72,14 +72,10 @@ class Heartbeat:
 
 @runtime_checkable
 class Progress(Protocol):
-    """How far training is, as the training loop tells it: `step` of `steps` of the epoch (counted from 1) are done."""
+    """How far training is, as the training loop tells it: the epochs that are done, the running one in part."""
 
     @property
-    def epoch(self) -> int: ...
-    @property
-    def step(self) -> int: ...
-    @property
-    def steps(self) -> int: ...
+    def done(self) -> float: ...
     @property
     def loss(self) -> float: ...
     @property

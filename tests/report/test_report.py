@@ -180,7 +180,7 @@ def test_what_a_shorter_training_means_is_said_of_the_scales_that_are_shorter(
     shutil.copytree(built[0] / "build/out", work)
     assert content(built[0])["run"]["paper_epochs"] == 200
     said = text_of(work)
-    assert "calibrated has 4, 2% of them; wide has 4, 2% of them" in said
+    assert "calibrated has 4, 2 % of them; wide has 4, 2 % of them" in said
     data = content(built[0])
     for scale in data["run"]["scales"]:
         scale["epochs"] = 200
