@@ -18,11 +18,13 @@ def of_epochs(epochs: int, name: str) -> Iterator[Callable[[Epoch | Progress], N
     with tqdm(total=epochs, disable=None, desc=name, bar_format=EPOCHS, mininterval=0, miniters=0) as bar:
 
         def report(heard: Epoch | Progress) -> None:
+            done = float(heard.epoch) if isinstance(heard, Epoch) else heard.done
+            told = {"loss": f"{heard.loss:.4f}"}
             if isinstance(heard, Epoch):
-                done, told = heard.epoch, {"clean": f"{heard.clean_accuracy:.4f}"}
+                told["clean"] = f"{heard.clean_accuracy:.4f}"
             else:
-                done, told = heard.done, {"images/s": f"{heard.images_per_s:.0f}"}
-            bar.set_postfix(loss=f"{heard.loss:.4f}", **told, refresh=False)
+                told["images/s"] = f"{heard.images_per_s:.0f}"
+            bar.set_postfix(told, refresh=False)
             bar.update(done - bar.n)
 
         yield report

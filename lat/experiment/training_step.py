@@ -65,11 +65,12 @@ def _train(
     store = Checkpoint(checkpoint, identity, every_s) if checkpoint else None
     what = f"train: {len(train_set.labels)} images to train on and {len(test_set.labels)} to evaluate on"
     with needed_for(what, torch.device(job.device), "train on fewer, or end what else uses the device"):
-        pairs = [data.byte_tensors(part, job.device) for part in (train_set, test_set)]
+        trained, tested = data.byte_tensors(train_set, job.device), data.byte_tensors(test_set, job.device)
     result = training.fit(
         job.cell,
         job.seed,
-        *pairs,
+        trained,
+        tested,
         train_set.classes,
         heard,
         levels=train_set.levels,
