@@ -7,17 +7,25 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
-from lat.training import Epoch
+from lat.training import Epoch, Progress
+
+EPOCHS = "{l_bar}{bar}| {n:.2f}/{total} epochs [{elapsed}<{remaining}{postfix}]"
 
 
 @contextmanager
-def of_epochs(epochs: int, name: str) -> Iterator[Callable[[Epoch], None]]:
-    """Hears of each epoch of a training."""
-    with tqdm(total=epochs, unit="epoch", disable=None, desc=name) as bar:
+def of_epochs(epochs: int, name: str) -> Iterator[Callable[[Epoch | Progress], None]]:
+    """Hears of each epoch of a training, and of the running one."""
+    with tqdm(total=epochs, disable=None, desc=name, bar_format=EPOCHS, mininterval=0, miniters=0) as bar:
 
-        def report(epoch: Epoch) -> None:
-            bar.update()
-            bar.set_postfix(loss=f"{epoch.loss:.4f}", clean=f"{epoch.clean_accuracy:.4f}")
+        def report(heard: Epoch | Progress) -> None:
+            done = float(heard.epoch) if isinstance(heard, Epoch) else heard.done
+            told = {"loss": f"{heard.loss:.4f}"}
+            if isinstance(heard, Epoch):
+                told["clean"] = f"{heard.clean_accuracy:.4f}"
+            else:
+                told["images/s"] = f"{heard.images_per_s:.0f}"
+            bar.set_postfix(told, refresh=False)
+            bar.update(done - bar.n)
 
         yield report
 

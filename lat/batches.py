@@ -84,6 +84,11 @@ class Batches:
         corners = corners.to(self.images.device).view(self.steps, self.batch, 2)[start:]
         return (self._batch(*drawn) for drawn in zip(indices, flips, corners, strict=True))
 
+    def in_order(self) -> Iterator[Float[Tensor, "m c h w"]]:
+        """The images as they are, in their own order, a batch at a time; a short last batch is dropped."""
+        for pixels in self.images[: self.steps * self.batch].split(self.batch):
+            yield as_floats(pixels, self.levels).contiguous(memory_format=self.layout)
+
     def _batch(self, index: Tensor, flipped: Tensor | None = None, corners: Tensor | None = None) -> Batch:
         pixels, labels = self.images.index_select(0, index), self.labels.index_select(0, index)
         if flipped is not None and corners is not None:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 LAWS = ("fixed", "normal", "abs_normal")
@@ -26,9 +26,14 @@ SCHEDULES = ("steps", "constant", "cosine")
 AUGMENTATIONS = ("none", "flip_crop")
 PRECISIONS = ("float32", "bf16")
 COMPILATIONS = ("none", "default", "reduce-overhead")
+STATISTICS = ("running", "reestimated")
 PARTS = ("train", "fit")
 FULLY_CONNECTED = ("4fc", "4fc_input_counted")
 """The networks that are chains of fully connected layers: those that `lat equivalence` looks into."""
+UNCOMPILED = ("layerwise", "interval_bound")
+"""The methods that look into the network layer by layer, which compiled code has no more."""
+BATCH_NORMALISED = ("vgg16", "wrn28", "wrn10")
+"""The networks with BatchNorm, whose running statistics are collected with R and serve without it."""
 
 ADDED = {"added": True}
 """Marks a field that cells did not have from the start: the JSON leaves it out while it has its default, so that cells
@@ -152,6 +157,11 @@ class Compute:
         _one_of("precision", self.precision, PRECISIONS)
         _one_of("compile", self.compile, COMPILATIONS)
 
+    def __str__(self) -> str:
+        layout = ", channels last" if self.channels_last else ""
+        compiled = "uncompiled" if self.compile == "none" else f"compiled ({self.compile})"
+        return f"{self.precision}{layout}, {compiled}"
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -161,6 +171,8 @@ class Cell:
     `law` and `reading` belong to the layers' perturbation, `input_law` and `mix` to the other method's perturbed
     inputs.
     `train` is the number of training images used (None: all); `part` is `fit` where the validation split is held out.
+    `statistics` are those by which BatchNorm normalises once trained: the running ones of training, or `reestimated` on
+    the training images without R, the weights being the same.
     """
 
     dataset: str
@@ -176,10 +188,17 @@ class Cell:
     train: int | None = None
     part: str = "train"
     compute: Compute = field(default=Compute(), metadata=ADDED)
+    statistics: str = field(default="running", metadata=ADDED)
 
     def __post_init__(self) -> None:
         _positive("width", self.width)
         _one_of("part", self.part, PARTS)
+        _one_of("statistics", self.statistics, STATISTICS)
+        if self.statistics == "reestimated" and self.model not in BATCH_NORMALISED:
+            raise CellError(
+                f"statistics: 'reestimated' with model {self.model!r}, which has no BatchNorm; use 'running', or a "
+                f"model among {', '.join(BATCH_NORMALISED)}"
+            )
         others = [part for part in self.methods if part not in ("standard", "layerwise")]
         if not all(self.method.split("+")) or len(others) > 1 or len(set(self.methods)) != len(self.methods):
             raise CellError(f"method: {self.method!r} joins more than one method and 'layerwise'; leave one out")
@@ -191,10 +210,10 @@ class Cell:
             raise CellError(f"layers: {self.layers!r} need method 'layerwise', not {self.method!r}")
         if len(set(self.layers)) != len(self.layers):
             raise CellError(f"layers: {self.layers!r} names a layer twice")
-        if self.layerwise and self.compute.compile != "none":
+        if self.compute.compile != "none" and set(self.methods) & set(UNCOMPILED):
             raise CellError(
-                f"compile: {self.compute.compile!r} with method {self.method!r}: compiled code drops the hooks that "
-                "perturb the layers; use compile 'none'"
+                f"compile: {self.compute.compile!r} with method {self.method!r}, which looks into the layers: compiled "
+                "code has none any more; use compile 'none'"
             )
         if (self.input_law or self.mix) and not others:
             raise CellError(
@@ -267,5 +286,5 @@ def shared_seed(cell: Cell, seed: int, purpose: str) -> int:
 
 
 def own_seed(cell: Cell, seed: int, purpose: str) -> int:
-    """A seed that belongs to this cell alone (epsilon, attack starts)."""
-    return seed_for(cell.digest, seed, purpose)
+    """A seed that belongs to this cell alone (epsilon, attack starts), whichever statistics serve in the end."""
+    return seed_for(replace(cell, statistics="running").digest, seed, purpose)

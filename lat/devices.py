@@ -22,6 +22,7 @@ from pathlib import Path
 
 POLL_S = 0.25
 DRIVER_FILES = Path("/dev")
+SHARING = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False, "": False}
 
 
 class DeviceError(RuntimeError):
@@ -66,8 +67,13 @@ def requested() -> str:
 
 
 def shared() -> bool:
-    """Whether LAT_SHARE_GPU says that jobs may share a GPU."""
-    return os.environ.get("LAT_SHARE_GPU", "0") not in ("", "0")
+    """Whether LAT_SHARE_GPU says that jobs may share a GPU. Raises DeviceError for a word that says neither."""
+    word = os.environ.get("LAT_SHARE_GPU", "")
+    if word.lower() not in SHARING:
+        raise DeviceError(
+            f"LAT_SHARE_GPU: {word!r} says neither yes nor no; use one of {', '.join(filter(None, SHARING))}"
+        )
+    return SHARING[word.lower()]
 
 
 def expected(request: str) -> bool:
@@ -181,10 +187,16 @@ def _held(folder: Path, wanted: Sequence[Gpu]) -> str:
 def _folder() -> Path:
     """The folder of the locks: LAT_LEASES, or one of this user's own among the machine's temporary files.
 
-    Raises DeviceError where that name belongs to somebody else.
+    Raises DeviceError where that name belongs to somebody else, or LAT_LEASES names what can be no folder of locks.
     """
     if named := os.environ.get("LAT_LEASES"):
-        Path(named).mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            Path(named).mkdir(mode=0o700, parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=named).close()
+        except OSError as error:
+            raise DeviceError(
+                f"LAT_LEASES: {named!r} can hold no locks ({error.strerror}); name another folder"
+            ) from error
         return Path(named)
     folder = Path(tempfile.gettempdir()) / f"lat-leases-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)

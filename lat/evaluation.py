@@ -6,11 +6,10 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,45 +18,10 @@ from torch import nn
 
 from lat.attacks import Attack, Outcome, right, run_attack, sample_index, undisturbed
 from lat.cells import seed_for
+from lat.memory import Batch
 from lat.types import Images, Labels
 
 Booleans = NDArray[np.bool_]
-T = TypeVar("T")
-
-
-class EvaluationError(RuntimeError):
-    """An evaluation that cannot be made with the memory there is; the message says what to do."""
-
-
-@dataclass
-class Batch:
-    """How many images go through the model at once, and how often that was halved because memory ran out."""
-
-    images: int
-    halvings: int = 0
-
-    def over(self, n: int, work: Callable[[slice], T], name: str) -> Iterator[tuple[slice, T]]:
-        """The parts that n images are cut into, each with what `work` makes of it; from where memory runs out, on half
-        as many at a time.
-
-        Raises EvaluationError under `name` where one image alone does not fit.
-        """
-        first = 0
-        while first < n:
-            part = slice(first, min(first + self.images, n))
-            try:
-                done = work(part)
-            except torch.OutOfMemoryError as error:
-                if part.stop - first == 1:
-                    raise EvaluationError(
-                        f"{name}: memory ran out on a single image; end what else uses the device, or take another one "
-                        "(--device cpu)"
-                    ) from error
-                self.images = (part.stop - first) // 2
-                self.halvings += 1
-                continue
-            yield part, done
-            first = part.stop
 
 
 @dataclass(frozen=True)

@@ -72,14 +72,10 @@ class Heartbeat:
 
 @runtime_checkable
 class Progress(Protocol):
-    """How far training is, as the training loop tells it: `step` of `steps` of the epoch (counted from 1) are done."""
+    """How far training is, as the training loop tells it: the epochs that are done, the running one in part."""
 
     @property
-    def epoch(self) -> int: ...
-    @property
-    def step(self) -> int: ...
-    @property
-    def steps(self) -> int: ...
+    def done(self) -> float: ...
     @property
     def loss(self) -> float: ...
     @property
@@ -88,8 +84,7 @@ class Progress(Protocol):
 
 def heartbeat_of(progress: Progress) -> dict[str, Any]:
     """The fields of a training's heartbeat that follow from its progress, for `Heart.beat`."""
-    done = progress.epoch - 1 + progress.step / progress.steps
-    return {"done": done, "epoch": done, "loss": progress.loss, "images_per_s": progress.images_per_s}
+    return {"done": progress.done, "epoch": progress.done, "loss": progress.loss, "images_per_s": progress.images_per_s}
 
 
 class Heart:

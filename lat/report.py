@@ -23,7 +23,8 @@ from lat.run_files import read
 
 ROOT = Path(__file__).resolve().parents[1]
 TEMPLATES = "reports"
-STUDIES = ("calibration", "calibration_cnn", "readings", "sensitivity")
+STUDIES = ("calibration", "calibration_cnn", "readings", "readings_deep", "sensitivity")
+ALWAYS = ("readings", "sensitivity")  # the studies of every report, a gap where they are not there
 CALIBRATED = {
     "calibration": "table_2",
     "calibration_cnn": "table_5",
@@ -120,7 +121,7 @@ def build(
         "studies": {
             name: _study(name, plan, described, root, (plans or {}).get(name))
             for name in STUDIES
-            if name in plan.config["studies"] or name not in CALIBRATED
+            if name in plan.config["studies"] or name in ALWAYS
         },
         "figures": {"files": series["files"], "fig_1": series["fig_1"]},
         "claims": _claims(plan, ledger, run, described, equations, root),
@@ -168,6 +169,10 @@ def provenance(
         {"step": step, "digest": digest, "records": count, "current": sources and (step, digest) in present}
         for (step, digest), count in sorted(Counter((record.step, record.sources) for record in records).items())
     ]
+    computed: dict[tuple[str, str], set[str]] = {}
+    for record in records:
+        if record.step == "train":
+            computed.setdefault((record.scale, str(record.cell.compute)), set()).add(record.name)
     versions: dict[str, set[str]] = {}
     for record in records:
         for name, version in record.versions.items():
@@ -178,6 +183,9 @@ def provenance(
         "older": None if sources is None else len(older),
         "older_cells": sorted({f"{record.name}@{record.scale}" for record in older}),
         "seeds": sorted({record.seed for record in records}),
+        "computed": [
+            {"scale": scale, "how": how, "cells": sorted(names)} for (scale, how), names in sorted(computed.items())
+        ],
         "versions": [{"name": name, "versions": sorted(found)} for name, found in sorted(versions.items())],
         "sources": digests,
         "data": sorted({(record.step, record.inputs["data"]) for record in records if "data" in record.inputs}),
@@ -202,6 +210,7 @@ def _run(plan: Plan, ledger: Ledger, root: Path) -> dict[str, Any]:
         "evaluated": plan.config["evaluate"],
         "images": sorted({int(n) for n in examples}),
         "schedule": plan.config["schedule"],
+        "paper_epochs": read(root / plan.config["tables"]["file"], "tables", "tables.file")["epochs"],
         "attacks": list(plan.config["attacks"]["names"]),
         "scales": [
             {
@@ -251,7 +260,7 @@ def _study(name: str, plan: Plan, described: Iterable[dict[str, Any]], root: Pat
     if name in CALIBRATED:
         undefended = tables.named_table(described, CALIBRATED[name])["rows"][0]
         found = studies.calibration(ledger, undefended["reported"])
-    elif name == "readings":
+    elif name.startswith("readings"):
         found = studies.readings(ledger, own)
     else:
         found = studies.sensitivity(ledger, _assumptions(plan, root), own)

@@ -12,12 +12,12 @@ import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from lat import findings, sources
-from lat.cells import Cell, CellError, Compute, Law, Reading, Schedule
+from lat.cells import UNCOMPILED, Cell, CellError, Compute, Law, Reading, Schedule
 from lat.run_files import ROOT, RunError, check, chosen, described, opened, read, whole
 
 ROW_KEYS = (
@@ -37,6 +37,7 @@ ROW_KEYS = (
     "input_radius",
     "input_draw",
     "mix",
+    "statistics",
 )
 READING_KEYS = ("form", "scope", "pairing", "gradient", "at", "reset", "source")
 SCALE_KEYS = ("model", "width", "epochs")
@@ -270,7 +271,9 @@ def read_rows(path: Path) -> dict[str, dict[str, str]]:
 def resolve(
     row: Mapping[str, Any], config: Mapping[str, Any], scale: Mapping[str, Any], overrides: Mapping[str, Any]
 ) -> Cell:
-    """The cell of a grid row under a run file, a scale and overrides; what does not apply to its method is left out."""
+    """The cell of a grid row under a run file, a scale and overrides; what does not apply to its method is left out, as
+    is the compilation that it cannot have.
+    """
     run = {**LEFT_OUT, **config["schedule"], **{key: config[key] for key in RUN_KEYS if key in config}}
     own = {key: value for key, value in scale.items() if key in (*RUN_KEYS, *SCALE_KEYS, *SCHEDULE_KEYS)}
     values = {**run, **own, **row, **overrides}
@@ -281,6 +284,9 @@ def resolve(
         raise RunError(f"width: {values['width']!r} must be a whole number such as 10")
     method = str(values["method"])
     layerwise = "layerwise" in method.split("+")
+    compute = Compute(**values["compute"])
+    if set(method.split("+")) & set(UNCOMPILED):
+        compute = replace(compute, compile="none")
     conventional = bool(set(method.split("+")) - {"standard", "layerwise"}) and values["input_law"] != ABSENT
     return Cell(
         dataset=values["dataset"],
@@ -297,7 +303,8 @@ def resolve(
         schedule=Schedule(epochs=values["epochs"], **{key: values[key] for key in SCHEDULE_KEYS}),
         train=values["train"],
         part=config["part"],
-        compute=Compute(**values["compute"]),
+        compute=compute,
+        statistics=str(values["statistics"]),
     )
 
 

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from lat.cells import BATCH_NORMALISED
 from lat.intervals import Estimate
 from lat.ledger import atomic
 from lat.measured import WORST_CASE, Ledger, Measured, Plan, Scale, figure
@@ -155,6 +156,7 @@ def build(ledger: Ledger, table: Mapping[str, Any], plan: Plan) -> dict[str, Any
         "title": table["title"],
         "dataset": table["dataset"],
         "model": table["model"],
+        "batch_normalised": table["model"] in BATCH_NORMALISED,
         "columns": [{"key": key, "label": LABELS.get(key, key)} for key in (*columns, WORST_CASE)],
         "scales": [asdict(scale) | {"cells": len(scale.cells)} for scale in scales],
         "rows": rows,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -14,16 +14,16 @@ from torch import Tensor, nn
 from lat import defences, models
 from lat.batches import Batches, as_floats
 from lat.cells import Cell, Compute, Schedule, shared_seed
+from lat.memory import Batch, needed_for
 from lat.resumption import Epoch, State, Store, own_draws
+from lat.running_statistics import reestimate
 
-__all__ = ["Epoch", "Progress", "Training", "TrainingError", "accuracy", "fit", "has_diverged", "learning_rate"]
+__all__ = ["Epoch", "Progress", "Training", "accuracy", "fit", "has_diverged", "learning_rate"]
 
 PROGRESS_S = 2.0
 """Seconds between two reports of a running epoch, at the least: each waits for the device."""
-
-
-class TrainingError(RuntimeError):
-    """A training that does not fit into the device's memory; the message says what to lower."""
+EVALUATED = 1000
+"""Images that are classified at once, where the device's memory holds as many."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,11 @@ class Progress:
     steps: int
     loss: float
     images_per_s: float
+
+    @property
+    def done(self) -> float:
+        """The epochs that are done, the running one in part."""
+        return self.epoch - 1 + self.step / self.steps
 
 
 @dataclass(frozen=True)
@@ -65,16 +70,17 @@ def learning_rate(schedule: Schedule, epoch: int) -> float:
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, x: Tensor, y: Tensor, batch: int = 1000, levels: int = 1) -> float:
+def accuracy(model: nn.Module, x: Tensor, y: Tensor, batch: Batch, levels: int = 1) -> float:
     """The fraction of images (n, C, H, W) that the model in eval mode classifies as y (n); the mode is restored.
 
-    Images are floats in [0, 1], or uint8 of which `levels` stands for 1.0.
+    Images are floats in [0, 1], or uint8 of which `levels` stands for 1.0. Where memory runs out `batch` is halved.
+    Raises EvaluationError where one image alone is too much for the memory.
     """
     mode = model.training
     model.eval()
     try:
-        pairs = zip(x.split(batch), y.split(batch), strict=True)
-        right = sum(int((model(as_floats(a, levels)).argmax(1) == b).sum()) for a, b in pairs)
+        parts = batch.over(len(y), lambda part: model(as_floats(x[part], levels)).argmax(1), "clean")
+        right = sum(int((found == y[part]).sum()) for part, found in parts)
     finally:
         model.train(mode)
     return right / len(y)
@@ -103,30 +109,34 @@ def fit(
     Images are uint8, of which `levels` stands for 1.0, or floats in [0, 1]. The initial weights, the order of the
     batches, their augmentation and the network's own random draws depend on (dataset, model, width, seed) alone, so
     that all methods share them; short last batches are dropped. Training stops where the loss is no longer finite.
-    `test` only fills the history.
+    `test` only fills the history. Where the cell re-estimates BatchNorm's statistics, that is done before the last
+    epoch's accuracy is taken.
 
     `report` hears of each epoch, `progress` of the running one at most every PROGRESS_S seconds. With a `store`, its
     state is gone on from, after a report of each epoch in it, and kept again whenever it is due: a training that was
     killed at any moment ends with the weights of one that was not, bit for bit.
 
-    Raises CellError where a batch is larger than the data, TrainingError where the device's memory does not hold a
-    step, and ResumptionError where the store's state is of another type of device.
+    Raises CellError where a batch is larger than the data, TrainingError where the device's memory does not hold the
+    network or a step, EvaluationError where it does not hold one image of `test`, and ResumptionError where the store's
+    state is of another type of device.
     """
     plan, device = cell.schedule, train[0].device
     batches = Batches(*train, levels, cell, seed)
-    model = models.build(
-        cell.model, tuple(train[0].shape[1:]), classes, cell.width, shared_seed(cell, seed, "initialisation")
-    ).to(device)
-    model.to(memory_format=batches.layout)  # type: ignore[call-overload]
+    shape, first = tuple(train[0].shape[1:]), shared_seed(cell, seed, "initialisation")
+    model = models.build(cell.model, shape, classes, cell.width, first)
+    with needed_for(f"width: the weights of {cell.model} at width {cell.width}", device, "lower width"):
+        model.to(device)
+        model.to(memory_format=batches.layout)  # type: ignore[call-overload]
     defence = defences.build(compiled(model, cell.compute), cell, seed)
     optimizer = torch.optim.SGD(
         model.parameters(), lr=plan.lr, momentum=plan.momentum, weight_decay=plan.weight_decay, fused=True
     )
     autocast = torch.autocast(device.type, torch.bfloat16) if cell.compute.precision == "bf16" else nullcontext()
     state = State(model, optimizer, batches, defence, torch.zeros((), device=device))
-    pace = Pace(plan.batch)
+    pace, evaluated = Pace(plan.batch), Batch(EVALUATED)
+    a_step = f"batch: {plan.batch} images in a batch at width {cell.width}"
 
-    with own_draws(shared_seed(cell, seed, "network"), device), naming_what_to_lower(cell, device):
+    with own_draws(shared_seed(cell, seed, "network"), device), needed_for(a_step, device, "lower batch or width"):
         if store is not None and (kept := store.kept()) is not None:
             state.load_state_dict(kept)
             del kept
@@ -161,9 +171,10 @@ def fit(
                     progress(pace.read(state, batches.steps))
 
             state.spent += time.process_time() - started
-            state.end_epoch(
-                Epoch(state.epoch + 1, state.total.item() / batches.steps, accuracy(model, *test, levels=levels), lr)
-            )
+            if cell.statistics == "reestimated" and state.epoch == plan.epochs - 1:
+                reestimate(model, batches.in_order())
+            right = accuracy(model, *test, evaluated, levels)
+            state.end_epoch(Epoch(state.epoch + 1, state.total.item() / batches.steps, right, lr))
             report(state.history[-1])
 
     last = state.history[-1]
@@ -197,15 +208,3 @@ class Pace:
 def compiled(model: nn.Module, compute: Compute) -> nn.Module:
     """The model as training runs it, compiled where asked; it is evaluated as it is, in batches of other sizes."""
     return model if compute.compile == "none" else torch.compile(model, mode=compute.compile)  # type: ignore[return-value]
-
-
-@contextmanager
-def naming_what_to_lower(cell: Cell, device: torch.device) -> Iterator[None]:
-    """A block in which running out of the device's memory becomes a TrainingError that says what to change."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise TrainingError(
-            f"batch: {cell.schedule.batch} images in a batch at width {cell.width} do not fit into the memory of "
-            f"{str(device)!r} ({error}); lower batch or width"
-        ) from error

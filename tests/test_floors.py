@@ -21,7 +21,18 @@ FLOORS: dict[str, int] = {
     for floor, names in enumerate(
         [
             ["cells", "types", "sources", "devices", "findings", "run_files"],
-            ["norms", "ledger", "intervals", "runs", "equations", "sites", "laws", "environment"],
+            [
+                "norms",
+                "ledger",
+                "intervals",
+                "runs",
+                "equations",
+                "sites",
+                "laws",
+                "environment",
+                "memory",
+                "running_statistics",
+            ],
             [
                 "data",
                 "models",

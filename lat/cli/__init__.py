@@ -19,10 +19,11 @@ MENDABLE = (
     ("lat.sites", "SiteError"),
     ("lat.checkpoints", "CheckpointError"),
     ("lat.resumption", "ResumptionError"),
-    ("lat.training", "TrainingError"),
+    ("lat.memory", "TrainingError"),
+    ("lat.models", "ModelError"),
+    ("lat.memory", "EvaluationError"),
     ("lat.proofs", "LawError"),
     ("lat.equivalence", "EquivalenceError"),
-    ("lat.evaluation", "EvaluationError"),
     ("lat.attacks", "SettingError"),
     ("lat.tables", "TableError"),
 )
@@ -73,7 +74,7 @@ def parser() -> argparse.ArgumentParser:
             choice = "auto (a free GPU, else the CPU), cpu, cuda or cuda:K; default: LAT_DEVICE, or auto"
             sub.add_argument("--device", default=devices.requested(), help=choice)
             sharing = "share a GPU with other jobs that may (or LAT_SHARE_GPU=1)"
-            sub.add_argument("--share-gpu", action="store_true", default=devices.shared(), help=sharing)
+            sub.add_argument("--share-gpu", action="store_true", help=sharing)
         return sub
 
     add("prepare", steps.prepare, "bring the run's datasets into canonical order, once").add_argument(

@@ -60,7 +60,7 @@ def job_of(options: argparse.Namespace, run: Run, entry: Entry, step: str) -> Jo
 
 
 def leased(options: argparse.Namespace, what: str) -> AbstractContextManager[str]:
-    return devices.lease(options.device, f"lat {what}", share=options.share_gpu)
+    return devices.lease(options.device, f"lat {what}", share=options.share_gpu or devices.shared())
 
 
 def print_figures(figures: Iterable[Figure]) -> None:

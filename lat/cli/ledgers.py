@@ -50,12 +50,13 @@ def restore(options: argparse.Namespace) -> int:
     print(f"{put} records put back; {left} that the run does not ask for left out")
     if not options.check:
         return 0
-    from lat import experiment
+    from lat import bars, experiment
 
     differences = 0
-    for line, equal in experiment.rederive(run, options.source, options.data, options.check):
-        print(line, flush=True)
-        differences += not equal
+    with bars.of_lines(options.check, "record") as say:
+        for line, equal in experiment.rederive(run, options.source, options.data, options.check):
+            say(line)
+            differences += not equal
     return 1 if differences else 0
 
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from tqdm import tqdm
 
 from lat.data.arrays import Bytes, DataError, Split
 from lat.data.mirror import Mirror
@@ -120,7 +121,8 @@ def _split(entries: Sequence[_Entry], classes: list[str], shape: tuple[int, ...]
     index = {name: number for number, name in enumerate(classes)}
     labels = np.array([index[entry.label] for entry in entries], dtype=np.uint8)
     images = np.empty((len(entries), *shape), dtype=np.uint8)
-    for number, entry in enumerate(entries):
+    what = f"{Path(entries[0].archive.filename or '').parent.name}, {entries[0].info.filename.partition('/')[0]}"
+    for number, entry in enumerate(tqdm(entries, desc=what, unit="image", disable=None)):
         images[number] = _decode(entry, shape)
     return Split(images, labels)
 

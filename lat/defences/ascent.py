@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from lat.running_statistics import still
+
 BOX = (0.0, 1.0)
 STEPS = 7
 STEP_SIZE = 1 / 4  # of epsilon
@@ -27,9 +29,10 @@ def summed_margin(scores: Tensor, y: Tensor) -> Tensor:
 
 
 def gradient(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> Tensor:
-    """dL/dx of the plain network, (n, C, H, W); the parameters' gradients are left as they are."""
+    """dL/dx of the plain network, (n, C, H, W); the parameters' gradients and running statistics stay as they are."""
     x = x.detach().requires_grad_()
-    (g,) = torch.autograd.grad(loss(model(x), y), x)
+    with still(model):
+        (g,) = torch.autograd.grad(loss(model(x), y), x)
     return g
 
 

@@ -57,7 +57,7 @@ class InputDefence(Defence):
             self._generator.set_state(state["generator"])
 
     def gradient(self, x: Tensor, y: Tensor) -> Tensor:
-        """dL/dx of the plain network, (n, C, H, W); the parameters' gradients are left as they are."""
+        """dL/dx of the plain network, (n, C, H, W); nothing of the network moves."""
         return gradient(self.model, x, y, summed_cross_entropy)
 
 

@@ -39,11 +39,6 @@ class IntervalBound(Defence):
             raise CellError(f"input_law: {cell.input_law} with method 'interval_bound'; give it law fixed and a radius")
         if cell.mix:
             raise CellError("mix: method 'interval_bound' has the clean images in its loss already; leave mix out")
-        if cell.compute.compile != "none":
-            raise CellError(
-                f"compile: {cell.compute.compile!r} with method 'interval_bound': bounds are carried through the "
-                "network layer by layer, which compiled code has no more; use compile 'none'"
-            )
         self.radius = cell.input_law.radius
         self._batches = 0
         self._in_epoch: int | None = None

@@ -14,6 +14,7 @@ from lat.defences.ascent import ascent, summed_margin
 from lat.defences.base import Defence
 from lat.models.layer_sets import layer_set
 from lat.perturbation import LayerwiseAdversary
+from lat.running_statistics import still
 
 
 class Layerwise(Defence):
@@ -21,7 +22,7 @@ class Layerwise(Defence):
 
     With source `cw` the perturbation of the inputs is found by an ascent of the margin loss of the plain network on the
     batch, in the ball of the law's radius, whose draws are then not taken; pairing `slot` pushes that of the batch
-    before, at the weights that its loss was taken with.
+    before, at the weights that its loss was taken with. Passes that only look for R leave running statistics alone.
     """
 
     def __init__(self, model: nn.Module, cell: Cell, seed: int) -> None:
@@ -47,9 +48,12 @@ class Layerwise(Defence):
         if self.reading.source == "cw":
             self._batch = x, y
             if self.reading.pairing == "same":
-                self.adversary.push(self._delta(x, y), x)
+                delta = self._delta(x, y)
+                with still(self.model):
+                    self.adversary.push(delta, x)
         elif self.reading.pairing == "same":
-            self.adversary.observe(lambda: cross_entropy(self.model(x), y))
+            with still(self.model):
+                self.adversary.observe(lambda: cross_entropy(self.model(x), y))
         with self.adversary:
             return cross_entropy(self.model(x), y)
 

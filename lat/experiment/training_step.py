@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 
 from lat import data, heartbeats, training
 from lat.checkpoints import EVERY_S, Checkpoint
 from lat.environment import prepare_torch
 from lat.experiment.job import Job, contiguous, file_digest, record_of
 from lat.ledger import Figure, Record, atomic
+from lat.memory import needed_for
 from lat.runs import tested
 
 
@@ -22,13 +24,14 @@ def train(
     job: Job,
     weights: Path,
     record: Path,
-    report: Callable[[training.Epoch], None] = lambda epoch: None,
+    report: Callable[[training.Epoch | training.Progress], None] = lambda heard: None,
     *,
     checkpoint: Path | None = None,
     every_s: float = EVERY_S,
 ) -> Record:
     """Train the job's cell; writes the weights (safetensors) and then the record, each atomically.
 
+    `report` hears of each epoch and, every few seconds, of the running one.
     Its unfinished state is kept in `checkpoint` every `every_s` seconds and gone on from where that is there; once the
     record is written it is deleted.
     """
@@ -43,7 +46,7 @@ def _train(
     weights: Path,
     record: Path,
     heart: heartbeats.Heart,
-    report: Callable[[training.Epoch], None],
+    report: Callable[[training.Epoch | training.Progress], None],
     checkpoint: Path | None,
     every_s: float,
 ) -> Record:
@@ -51,21 +54,28 @@ def _train(
         heart.beat(done=epoch.epoch, epoch=epoch.epoch, loss=epoch.loss, clean_accuracy=epoch.clean_accuracy)
         report(epoch)
 
+    def went_on(progress: training.Progress) -> None:
+        heart.beat(**heartbeats.heartbeat_of(progress))
+        report(progress)
+
     started = time.perf_counter()
     train_set = data.load(job.cell.dataset, job.cell.part, job.data_root, job.cell.train)
     test_set = data.load(job.cell.dataset, tested(job.cell), job.data_root, job.images)
     identity = checkpoint_identity(job, train_set.digest, test_set.digest)
     store = Checkpoint(checkpoint, identity, every_s) if checkpoint else None
+    what = f"train: {len(train_set.labels)} images to train on and {len(test_set.labels)} to evaluate on"
+    with needed_for(what, torch.device(job.device), "train on fewer, or end what else uses the device"):
+        images, test_images = data.byte_tensors(train_set, job.device), data.byte_tensors(test_set, job.device)
     result = training.fit(
         job.cell,
         job.seed,
-        data.byte_tensors(train_set, job.device),
-        data.byte_tensors(test_set, job.device),
+        images,
+        test_images,
         train_set.classes,
         heard,
         levels=train_set.levels,
         store=store,
-        progress=lambda progress: heart.beat(**heartbeats.heartbeat_of(progress)),
+        progress=went_on,
     )
     with atomic(weights) as temporary:
         safetensors.torch.save_file(contiguous(result.model.state_dict()), temporary)

@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import nn
 
+from lat.models.error import ModelError
 from lat.models.mlp import MLP, four_layers, three_layers
 from lat.models.small_cnn import SmallCNN, max_pooled, mean_pooled, strided, unpooled
 from lat.models.vgg import VGG16
 from lat.models.wide_resnet import WideResNet, wrn10, wrn28
 
-__all__ = ["MLP", "MODELS", "VGG16", "SmallCNN", "WideResNet", "build"]
+__all__ = ["MLP", "MODELS", "VGG16", "ModelError", "SmallCNN", "WideResNet", "build"]
 
 MODELS: Mapping[str, Callable[[tuple[int, ...], int, int], nn.Module]] = {
     "4fc": four_layers,
@@ -31,10 +32,10 @@ def build(name: str, shape: tuple[int, ...], classes: int, width: int, seed: int
     """The network `name` for images of `shape` (C, H, W), initialised from `seed` without touching the global
     generator.
 
-    Raises ValueError naming the model where there is none of that name.
+    Raises ModelError where there is none of that name, or it cannot take the images.
     """
     if name not in MODELS:
-        raise ValueError(
+        raise ModelError(
             f"model: {name!r} is not known; use one of {', '.join(MODELS)}, or add it to lat/models/__init__.py"
         )
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):

@@ -9,6 +9,8 @@ from math import prod
 
 from torch import Tensor, nn
 
+from lat.models.error import ModelError
+
 KERNEL = 3
 CONVOLUTIONS = 3
 
@@ -22,7 +24,7 @@ class SmallCNN(nn.Module):
     (stride 1, no pooling). A stride rounds odd sizes up, a pool down. Weights start as PyTorch draws them, as those of
     4FC do.
 
-    Raises ValueError for images that are too small to be pooled three times.
+    Raises ModelError for images that are too small to be pooled three times.
     """
 
     def __init__(
@@ -37,7 +39,7 @@ class SmallCNN(nn.Module):
         super().__init__()
         channels, *size = shape
         if pooling is not None and min(size) < 2**CONVOLUTIONS:
-            raise ValueError(
+            raise ModelError(
                 f"shape: images of {size[0]} × {size[1]} cannot be halved {CONVOLUTIONS} times; give images of at "
                 f"least {2**CONVOLUTIONS} × {2**CONVOLUTIONS}, or take a network without pooling"
             )

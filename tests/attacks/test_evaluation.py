@@ -16,15 +16,8 @@ from small_networks import Digits
 from torch import Tensor, nn
 
 from lat.attacks import Attack, AttackError, Threat, sample_index
-from lat.evaluation import (
-    Batch,
-    Evaluation,
-    EvaluationError,
-    evaluate,
-    load_verdicts,
-    save_verdicts,
-    worst_case,
-)
+from lat.evaluation import Evaluation, evaluate, load_verdicts, save_verdicts, worst_case
+from lat.memory import Batch, EvaluationError
 
 BALL = ("fgsm", "ifgsm", "pgd", "eot", "cw")
 

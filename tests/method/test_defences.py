@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from plain_network import CLASSES, SHAPE, batch, cell, network, run
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from unfinished_training import convolving
 
 from lat import defences
 from lat.cells import Cell, CellError, Law, Reading, own_seed
-from lat.defences.ascent import STEPS
+from lat.defences.ascent import STEPS, gradient, summed_cross_entropy
 from lat.defences.base import Combined, Defence
 from lat.defences.inputs import Fgsm, Noise
+from lat.running_statistics import still
 
 FIXED = Law("fixed", 0.3)
 NORMAL = Law("normal", 0.3)
@@ -268,3 +272,59 @@ def test_streams_of_epsilon_differ_between_cells_seeds_and_purposes() -> None:
     assert all(not torch.equal(a, b) for i, a in enumerate(found) for b in found[:i])
     assert torch.equal(Fgsm(network(), cell("fgsm"), 0).examples(x, y)[0], found[0])
     assert CLASSES == 3
+
+
+# Running statistics --------------------------------------------------------------------------------------------------
+
+SAME, PUSHED = Reading(pairing="same"), Reading(scope="network", source="cw")
+NORMED = {
+    "standard": cell("standard"),
+    "fgsm": cell("fgsm"),
+    "fgsm_mix": cell("fgsm", mix=True),
+    "fgsm_previous": cell("fgsm_previous"),
+    "noise": cell("noise"),
+    "pgd": cell("pgd"),
+    "slot": cell("layerwise", ("0", "4")),
+    "same": cell("layerwise", ("0", "4"), reading=SAME),
+    "cw_slot": cell("layerwise", ("0", "4"), reading=PUSHED),
+    "cw_same": cell("layerwise", ("0", "4"), reading=Reading(scope="network", source="cw", pairing="same")),
+    "fgsm+layerwise": cell("fgsm+layerwise", ("0", "4"), reading=SAME),
+}
+
+
+@pytest.mark.parametrize("name", NORMED)
+def test_running_statistics_are_those_of_the_passes_that_are_trained_on(name: str) -> None:
+    model = convolving(SHAPE, CLASSES, 2).double()
+    taken: list[Tensor] = []
+    norm = model[1]
+    assert isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.num_batches_tracked is not None
+    defence = defences.build(model, NORMED[name], 0)
+    defence.start_epoch(0)
+    for t in range(3):
+        x, y = pairs(t)
+        images, labels = defence.examples(x, y)
+        loss = defence.loss(images, labels)
+        taken.append(norm.running_mean.clone())
+        model.zero_grad()
+        loss.backward()
+        defence.after_backward()
+        assert torch.equal(norm.running_mean, taken[-1])
+    assert int(norm.num_batches_tracked) == 3
+    assert norm.track_running_stats
+
+
+def test_an_attack_in_training_takes_the_statistics_of_its_batch() -> None:
+    model = convolving(SHAPE, CLASSES, 2).double()
+    x, y = pairs(0)
+    moving = x.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(cross_entropy(copy.deepcopy(model)(moving), y, reduction="sum"), moving)
+    assert torch.equal(gradient(model, x, y, summed_cross_entropy), expected)
+    model.eval()
+    assert not torch.allclose(gradient(model, x, y, summed_cross_entropy), expected)
+
+
+def test_statistics_move_again_after_the_block_also_when_it_fails_and_what_keeps_none_keeps_none() -> None:
+    model = nn.Sequential(nn.BatchNorm2d(1), nn.BatchNorm2d(1, track_running_stats=False))
+    with pytest.raises(ZeroDivisionError), still(model):
+        raise ZeroDivisionError
+    assert [module.track_running_stats for module in model] == [True, False]

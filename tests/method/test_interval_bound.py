@@ -15,7 +15,7 @@ from unfinished_training import fit, more_networks, on
 
 from lat import Law, defences, training
 from lat.bounds import certified
-from lat.cells import Cell, CellError, Compute, Schedule
+from lat.cells import Cell, CellError, Schedule
 from lat.defences.interval_bound import KAPPA, RAMP, WARM_UP, IntervalBound
 
 __all__ = ["more_networks"]
@@ -117,7 +117,6 @@ def test_a_short_training_has_an_epoch_of_warm_up_and_at_least_one_of_ramp(epoch
         (replace(CONTROL, input_law=None), r"input_law: None with method 'interval_bound'; give it law fixed"),
         (replace(CONTROL, input_law=Law("normal", 0.1)), r"input_law: normal 0\.1 per sample with .* law fixed"),
         (replace(CONTROL, mix=True), r"mix: method 'interval_bound' has the clean images .* leave mix out"),
-        (replace(CONTROL, compute=Compute(compile="default")), r"compile: 'default' with .* use compile 'none'"),
         (cell("interval_bound+layerwise"), r"method: 'interval_bound\+layerwise' would drop the loss of"),
     ],
 )

@@ -34,6 +34,7 @@ CASES: dict[str, Cell] = {
     "augmented": planned(cell("fgsm"), augmentation="flip_crop"),
     "dropout": on("dropping", cell("standard")),
     "everything": planned(on("dropping", cell("fgsm_previous+layerwise"), ("1", "5")), augmentation="flip_crop"),
+    "re-estimated": replace(on("wrn10", cell("layerwise"), ("fc1",)), width=1, statistics="reestimated"),
     "bf16": replace(on("convolving", cell("pgd+layerwise"), ("0", "4")), compute=Compute("bf16", channels_last=True)),
 }
 

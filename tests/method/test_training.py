@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy, linear, relu
 from lat import Law, Reading, defences, models, training
 from lat.cells import Cell, Schedule, own_seed, shared_seed
 from lat.defences.base import Defence
+from lat.memory import Batch
 
 LAYERS = ("fc1", "fc2", "fc3", "fc4")
 METHODS = ["standard", "fgsm", "fgsm_previous", "noise", "pgd", "interval_bound", "layerwise", "fgsm+layerwise"]
@@ -222,7 +223,7 @@ def test_the_accuracy_counts_every_image_in_eval_mode_and_restores_the_mode() ->
     expected = (model.eval()(x).argmax(1) == y).float().mean().item()
     for mode in (True, False):
         model.train(mode)
-        assert training.accuracy(model, x, y, batch=7) == pytest.approx(expected)
+        assert training.accuracy(model, x, y, Batch(7)) == pytest.approx(expected)
         assert model.training == mode
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import shutil
@@ -16,7 +17,8 @@ from unfinished_training import STEPS, fit, more_networks, on, result
 
 from lat import models, training
 from lat.cells import Cell, Compute, Law, Schedule
-from lat.training import Progress, TrainingError
+from lat.memory import EvaluationError, TrainingError
+from lat.training import Progress
 
 __all__ = ["more_networks"]
 
@@ -82,6 +84,53 @@ def test_running_out_of_memory_says_what_to_lower(monkeypatch: pytest.MonkeyPatc
         "batch: 8 images in a batch at width 5 do not fit into the memory of 'cpu' "
         "(CUDA out of memory. Tried to allocate 2.00 GiB.); lower batch or width"
     )
+
+
+class Sated(nn.Module):
+    """A network that needs more memory in eval mode than there is for more than so many images."""
+
+    def __init__(self, images: int) -> None:
+        super().__init__()
+        self.fc, self.images = nn.Linear(6, CLASSES), images
+        self.seen: list[int] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            self.seen.append(len(x))
+            if len(x) > self.images:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+        return self.fc(x.flatten(1))
+
+
+def test_the_evaluation_after_an_epoch_halves_its_batch_once_and_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, cut = Sated(20), Sated(6)
+    for model in (whole, cut):
+        cut.load_state_dict(whole.state_dict())
+        monkeypatch.setitem(models.MODELS, "sated", lambda *_, model=model: model)  # type: ignore[misc]
+        first = copy.deepcopy(model.state_dict())
+        done = fit(replace(cell("standard"), model="sated"))
+        if model is whole:
+            expected = result(done)
+            whole.load_state_dict(first)
+    assert result(done) == expected
+    assert whole.seen == [20, 20]
+    assert cut.seen == [20, 10, 5, 5, 5, 5, 5, 5, 5, 5]
+
+
+def test_one_image_that_does_not_fit_after_an_epoch_is_no_matter_of_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(models.MODELS, "sated", lambda *_: Sated(0))  # type: ignore[arg-type]
+    with pytest.raises(EvaluationError, match="clean: memory ran out on a single image"):
+        fit(replace(cell("standard"), model="sated"))
+
+
+def test_weights_that_do_not_fit_are_a_matter_of_the_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Vast(Hungry):
+        def to(self, *_: object, **__: object) -> Vast:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setitem(models.MODELS, "vast", lambda *_: Vast())  # type: ignore[arg-type]
+    with pytest.raises(TrainingError, match=r"width: the weights of vast at width 5 .* of 'cpu' .*; lower width$"):
+        fit(replace(cell("standard"), model="vast"))
 
 
 def test_other_errors_of_the_network_stay_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:

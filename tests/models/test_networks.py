@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, batch_norm, conv2d, linear, max_pool2d, relu
 
+from lat.cells import BATCH_NORMALISED
 from lat.models import MODELS, build
 from lat.models.wide_resnet import WideResNet
 from lat.sites import PERTURBABLE, Tracer
@@ -48,6 +49,12 @@ def sites(model: nn.Module) -> list[str]:
 
 
 # What they compute ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_networks_with_batchnorm_are_known_without_building_them(name: str) -> None:
+    model = build(name, (3, 8, 8), 10, 1, seed=0)
+    assert any(isinstance(module, nn.BatchNorm2d) for module in model.modules()) == (name in BATCH_NORMALISED)
 
 
 @pytest.mark.parametrize("shape", [DIGITS, MNIST, CIFAR])

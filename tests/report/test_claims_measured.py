@@ -54,12 +54,19 @@ def claim(name: str, *pairs: str, **changes: Any) -> dict[str, Any]:
         "columns": ["pgd"],
         "quantifier": "all",
         "direction": "higher",
+        "wording": "plain",
         "margin": 0,
         "test": "paired_t",
         "family": "table_2",
         "judged_on": ["reported", "measured"],
         **changes,
     }
+
+
+def conjunction(name: str, members: Sequence[str]) -> dict[str, Any]:
+    """The claim that all of `members` hold."""
+    kept = {key: value for key, value in claim(name).items() if key not in ("comparisons", "columns")}
+    return kept | {"kind": "conjunction", "members": list(members)}
 
 
 def ledger(values: Values) -> Ledger:
@@ -85,7 +92,7 @@ def judge(
     dataset: str = "mnist",
 ) -> dict[str, dict[str, Any]]:
     """The measured verdicts of the claims, by id; every cell with values is in the plan."""
-    (tmp_path / "claims.yaml").write_text(yaml.safe_dump({"rules": FILE["rules"], "claims": list(listed)}))
+    (tmp_path / "claims.yaml").write_text(yaml.safe_dump(FILE | {"claims": list(listed)}))
     names = dict.fromkeys(scale for _, scale in values)
     scales = tuple(Scale(name, dataset, "4fc", 10, 1, 3, ("a", "b", "c"), ("table_2",)) for name in names)
     known = {(scale, cell): f"{cell}-{scale}" for cell, scale in values}
@@ -207,23 +214,24 @@ def test_a_favourable_reading_that_is_not_there_shows_no_dependence(tmp_path: Pa
 
 def test_a_conjunction_holds_by_all_members_and_stands_in_each_place(tmp_path: Path) -> None:
     values = {("a", "one"): above(*SURE), ("b", "one"): FLAT, ("c", "one"): above(4.0, 4.1, 3.9)}
-    members = [claim("x", "AB"), claim("y", "CA"), claim("z", "AC"), claim("w", "AB", scales=["elsewhere"])]
+    members = [claim("x", "AB"), claim("y", "CA"), claim("z", "AC")]
+    members += [claim(name, "AB", scales=["elsewhere"]) for name in ("v", "w")]
 
     def joint(*names: str) -> dict[str, Any]:
-        whole = claim("all", kind="conjunction", members=list(names))
+        whole = conjunction("all", names)
         return judge(tmp_path, [whole, *members], values)["all"]
 
     assert joint("x", "y")["verdict"] == "holds"
     assert joint("x", "z")["verdict"] == "fails"
     assert joint("z", "w")["verdict"] == "fails"
     assert joint("x", "w")["verdict"] == "undecided"
-    assert joint("w")["verdict"] == "not_judged"
+    assert joint("v", "w")["verdict"] == "not_judged"
     assert [place["verdict"] for place in joint("x", "w")["by"] if place["reading"] == "default"] == ["undecided"]
 
 
 def test_a_conjunction_does_not_fail_by_a_member_whose_verdict_holm_took_back(tmp_path: Path) -> None:
     values = {("b", "one"): above(*BARELY), ("a", "one"): FLAT, ("c", "one"): FLAT}
-    whole = claim("all", kind="conjunction", members=["x", "z"])
+    whole = conjunction("all", ["x", "z"])
     members = [claim("x", "AB"), claim("z", "BA", scales=["elsewhere"])]
     assert judge(tmp_path, [whole, *members], values)["all"]["by"][0]["verdict"] == "fails"
     found = judge(tmp_path, [whole, *members, claim("y", "BC")], values)
@@ -234,7 +242,7 @@ def test_a_conjunction_does_not_fail_by_a_member_whose_verdict_holm_took_back(tm
 def test_a_member_without_a_favourable_reading_enters_it_as_it_is(tmp_path: Path) -> None:
     values = {("a", "one"): FLAT, ("a_best", "one"): above(4.0, 4.1, 3.9), ("b", "one"): above(*SURE)}
     values |= {("c", "one"): FLAT}
-    whole = claim("all", kind="conjunction", members=["x", "y"])
+    whole = conjunction("all", ["x", "y"])
     found = judge(tmp_path, [whole, claim("x", "AB"), claim("y", "BC")], values)["all"]
     assert {place["reading"]: place["verdict"] for place in found["by"]} == {"default": "fails", "favourable": "holds"}
     assert found["depends_on"] == ["reading"]
@@ -252,7 +260,7 @@ def test_a_claim_that_came_later_says_so_in_the_terminal_and_for_programs(tmp_pa
         claim("y", "AB", added={"date": "2026-01-02", "measured": True}),
         claim("z", "AB", added={"date": "2026-01-02", "measured": False}),
     ]
-    (tmp_path / "claims.yaml").write_text(yaml.safe_dump({"rules": FILE["rules"], "claims": listed}))
+    (tmp_path / "claims.yaml").write_text(yaml.safe_dump(FILE | {"claims": listed}))
     found = claims.judge(tmp_path / "claims.yaml", [TABLE], ledger({}), Plan("none", {}, (), {}), tmp_path, None)
     assert [entry["added"] and entry["added"]["measured"] for entry in found] == [None, True, False]
     lines = claims.table(found).splitlines()

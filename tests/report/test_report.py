@@ -17,7 +17,8 @@ import typst
 import yaml
 
 from lat import cli, report
-from lat.ledger import COLUMNS, LedgerError, Record
+from lat.cells import Compute
+from lat.ledger import COLUMNS, LedgerError, Record, read_records
 from lat.measured import Plan
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -101,14 +102,24 @@ def test_the_report_says_that_intervals_are_not_cut(built: tuple[Path, Plan]) ->
     assert "is not cut at 0 or 100" in json.dumps(placed(built[0] / "build/out", "par"), ensure_ascii=False)
 
 
-def test_every_section_is_there_in_order(built: tuple[Path, Plan]) -> None:
-    def plain(body: Any) -> str:
-        if body.get("func") == "space":
-            return " "
-        return body["text"] if "text" in body else "".join(plain(part) for part in body.get("children", []))
+def plain(body: Any) -> str:
+    """The text of what Typst has found."""
+    if body.get("func") == "space":
+        return " "
+    inner = body.get("children") or [body[key] for key in ("child", "body") if key in body]
+    return body["text"] if "text" in body else "".join(plain(part) for part in inner)
 
-    found = placed(built[0] / "build/out", "heading.where(level: 1)")
-    assert [plain(heading["body"]).split()[0] for heading in found] == [
+
+def headings(work: Path) -> list[str]:
+    return [plain(heading["body"]) for heading in placed(work, "heading.where(level: 1)")]
+
+
+def text_of(work: Path) -> str:
+    return "\n".join(plain(paragraph["body"]) for paragraph in placed(work, "par"))
+
+
+def test_every_section_is_there_in_order(built: tuple[Path, Plan]) -> None:
+    assert [heading.split()[0] for heading in headings(built[0] / "build/out")] == [
         "What", "The", "The", "The", "How", "Calibration", "Calibration", "The", "Sensitivity", "Accuracy", "Training",
         "The", "Claims", "Assumptions", "Tables", "Provenance",
     ]  # fmt: skip
@@ -207,6 +218,31 @@ def test_a_run_without_tables_still_has_a_report(
     assert content(tmp_path)["tables"] == []
 
 
+def test_what_a_shorter_training_means_is_said_of_the_scales_that_are_shorter(
+    built: tuple[Path, Plan], tmp_path: Path
+) -> None:
+    work = tmp_path / "work"
+    shutil.copytree(built[0] / "build/out", work)
+    assert content(built[0])["run"]["paper_epochs"] == 200
+    said = text_of(work)
+    assert "calibrated has 4, 2 % of them; wide has 4, 2 % of them" in said
+    data = content(built[0])
+    for scale in data["run"]["scales"]:
+        scale["epochs"] = 200
+    (work / "report.json").write_text(json.dumps(data))
+    assert "The paper trains for" not in text_of(work)
+
+
+def test_tables_of_networks_with_batchnorm_say_which_statistics_serve(
+    tmp_path: Path, made: Callable[..., Any], written: Callable[..., Plan]
+) -> None:
+    run = made(cells=("dnn",), scales=[("width_8", 8, 1)])
+    for shown, expected in (["table_2"], False), (["table_2", "table_8"], True):
+        run.config["tables"]["show"][:] = shown
+        report.build(written(run, tmp_path / "run"), tmp_path / "run", tmp_path / "out.pdf")
+        assert ("re-estimated over the training images without R" in text_of(tmp_path / "build/out")) == expected
+
+
 def test_an_absent_study_is_a_gap_that_names_its_command(built: tuple[Path, Plan]) -> None:
     for name, study in content(built[0])["studies"].items():
         assert study["found"] is None
@@ -227,6 +263,7 @@ def test_the_studies_are_read_from_the_ledgers_that_the_run_names(
     changed = ("dnn", "fc_4", "dnn batch=64", "fc_4 batch=64")
     written(made(cells=changed, scales=[("calibrated", 10, 2)]), root / "study/sensitivity")
     written(made(cells=("dnn",), scales=[("max_1", 1, 2)]), root / "study/calibration_cnn")
+    written(made(cells=("fc_4 statistics=reestimated",), scales=[("quarter", 16, 1)]), root / "study/readings_deep")
     config = {**built[1].config, "studies": {name: f"study/{name}" for name in report.STUDIES}}
     plan = replace(built[1], config=config)
     report.build(plan, built[0], tmp_path / "out.pdf", plans={"readings": reading_plan}, root=root)
@@ -234,6 +271,8 @@ def test_the_studies_are_read_from_the_ledgers_that_the_run_names(
     assert [entry["width"] for entry in found["calibration"]["found"]["widths"]] == [8, 10]
     assert found["calibration_cnn"]["found"]["reported_text"]["clean"] == "97.94", "the undefended row of Table V"
     assert found["readings"]["found"]["groups"][0]["winner"].startswith("fc_34 law=")
+    assert found["readings_deep"]["found"]["groups"][0]["points"][0]["changes"] == "statistics=reestimated"
+    assert "The reading study of the deep networks" in headings(tmp_path / "build/out")
     rows = {row["id"]: row for row in found["sensitivity"]["found"]["alternatives"]}
     assert rows["batch_64"]["cells"]["fc_4"]["state"] == "ok"
     assert "calibration.svg" in content(tmp_path)["figures"]["files"]
@@ -244,9 +283,19 @@ def _present(records: list[Record], **letters: str) -> dict[tuple[str, str], str
     return {(record.cell.slug, record.step): letters[record.step] * 64 for record in records}
 
 
-def test_provenance_counts_imported_and_older_records(built: tuple[Path, Plan]) -> None:
-    from lat.ledger import read_records
+def test_provenance_says_which_rows_were_computed_how(built: tuple[Path, Plan]) -> None:
+    records = read_records(built[0] / "records.jsonl")
+    assert {found["how"] for found in report.provenance(records, built[1])["computed"]} == {"float32, uncompiled"}
+    light = Compute("bf16", True, "default")
+    cells = {r.name: replace(r.cell, compute=light) if r.name == "dnn" else r.cell for r in records}
+    changed = [replace(r, cell=cells[r.name]) for r in records if r.scale == "wide"]
+    assert report.provenance(changed, built[1])["computed"] == [
+        {"scale": "wide", "how": "bf16, channels last, compiled (default)", "cells": ["dnn"]},
+        {"scale": "wide", "how": "float32, uncompiled", "cells": ["fc_2", "fc_4"]},
+    ]
 
+
+def test_provenance_counts_imported_and_older_records(built: tuple[Path, Plan]) -> None:
     records = read_records(built[0] / "records.jsonl")
     found = report.provenance(records, built[1], _present(records, train="a", attack="c"))
     assert found["records"] == len(records) == 2 * 3 * 3

@@ -92,7 +92,7 @@ def a_cell(**changes: Any) -> Cell:
     """A combined cell, in which every field has a meaning."""
     values: dict[str, Any] = {
         "dataset": "mnist",
-        "model": "4fc",
+        "model": "wrn10",
         "width": 10,
         "method": "fgsm+layerwise",
         "layers": ("fc2", "fc3"),
@@ -105,6 +105,11 @@ def a_cell(**changes: Any) -> Cell:
         "part": "train",
     }
     return Cell(**(values | changes))
+
+
+def control(compute: Compute) -> Cell:
+    law = {"law": None, "input_law": Law("fixed", 0.1)}
+    return a_cell(method="interval_bound", layers=(), reading=None, compute=compute, **law)
 
 
 # Identity
@@ -158,6 +163,7 @@ CHANGES: dict[str, Callable[[Cell], Cell]] = {
     "train": lambda cell: replace(cell, train=100),
     "part": lambda cell: replace(cell, part="fit"),
     "compute": lambda cell: replace(cell, compute=Compute("bf16")),
+    "statistics": lambda cell: replace(cell, statistics="reestimated"),
 }
 
 
@@ -235,6 +241,7 @@ LATER: dict[str, tuple[str | None, Cell]] = {
     "augmentation": ("schedule", a_cell(schedule=Schedule(epochs=2, augmentation="flip_crop"))),
     "compute": (None, a_cell(compute=Compute(channels_last=True))),
     "source": ("reading", a_cell(reading=Reading(scope="network", source="cw"))),
+    "statistics": (None, a_cell(statistics="reestimated")),
 }
 
 
@@ -298,6 +305,9 @@ def test_a_default_that_is_spelt_out_is_the_same_cell() -> None:
         (lambda: Compute(precision="fp16"), "precision", "'fp16'", "float32, bf16"),
         (lambda: Compute(compile="max"), "compile", "'max'", "none, default, reduce-overhead"),
         (lambda: a_cell(compute=Compute(compile="default")), "compile", "'fgsm+layerwise'", "use compile 'none'"),
+        (lambda: control(Compute(compile="default")), "compile", "'interval_bound'", "use compile 'none'"),
+        (lambda: a_cell(statistics="batch"), "statistics", "'batch'", "running, reestimated"),
+        (lambda: a_cell(model="4fc", statistics="reestimated"), "statistics", "'4fc'", "use 'running'"),
         (lambda: a_cell(width=0), "width", "0", "above 0"),
         (lambda: a_cell(part="test"), "part", "'test'", "train, fit"),
         (lambda: a_cell(method="fgsm+pgd+layerwise"), "method", "'fgsm+pgd+layerwise'", "leave one out"),
@@ -366,6 +376,12 @@ def test_a_seed_belongs_to_its_purpose_and_number_and_fits_torch(values: dict[st
         assert len(found) == 3
         assert all(0 <= value < 2**63 for value in found)
         assert derive(cell, seed, "a") == derive(cell, seed, "a")
+
+
+def test_the_statistics_that_serve_once_it_is_trained_change_no_draw_of_the_training() -> None:
+    running, reestimated = a_cell(), a_cell(statistics="reestimated")
+    for derive in (shared_seed, own_seed):
+        assert derive(running, 3, "epsilon") == derive(reestimated, 3, "epsilon")
 
 
 def test_another_width_or_dataset_is_another_initialisation() -> None:

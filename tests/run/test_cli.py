@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import re
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
-from small_run import run_file, scale
+from small_mirror import small_mirror
+from small_run import ROOT, run_file, scale
 
-from lat import bars, cli
+from lat import bars, cli, data
 from lat.collection import Folder
 from lat.runs import load
 
@@ -139,6 +144,10 @@ def test_a_checkpoint_is_attacked_by_its_file(
             ["attack", "--weights", "w.pt", "--model", "4fc", "--width", "3", "--dataset", "digits"],
             "w.pt: no weights there",
         ),
+        (
+            ["attack", "--weights", "w.pt", "--model", "resnet", "--width", "3", "--dataset", "digits"],
+            "model: 'resnet' is not known; use one of 4fc, ",
+        ),
         (["attack", "--cell", "dnn", "--results", "nowhere"], "seed0.safetensors: no weights there"),
         (["prepare", "--dataset", "digit", "--data", "nowhere"], "digit"),
         (["collect", "--results", "nowhere"], "no such record; run its job"),
@@ -161,8 +170,29 @@ def test_what_the_user_can_mend_is_one_line_and_status_2(
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("LAT_DATA_MIRROR", raising=False)
     assert lat(place, digits_root, *words) == 2
-    error = capsys.readouterr().err
-    assert error.startswith(f"lat {words[0]}: ")
+    one_line(words[0], complaint, capsys.readouterr().err)
+
+
+def test_images_that_are_too_small_for_a_network_are_named_with_it(
+    tmp_path: Path, digits_root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lat.models.small_cnn.CONVOLUTIONS", 4)  # halve digits' eight pixels once more
+    asked = run_file(scales=[scale(model="3conv2fc", width=1, cells=["dnn"])])
+    words = ["--config", json.dumps(asked), "--results", str(tmp_path), "--data", str(digits_root), "--cell", "dnn"]
+    assert cli.main(["train", *words]) == 2
+    one_line("train", "shape: images of 8 × 8 cannot be halved 4 times; give images", capsys.readouterr().err)
+
+
+def test_a_word_of_the_environment_that_means_nothing_is_named(
+    place: Path, digits_root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAT_SHARE_GPU", "perhaps")
+    assert lat(place, digits_root, "train", "--cell", "dnn") == 2
+    one_line("train", "LAT_SHARE_GPU: 'perhaps'", capsys.readouterr().err)
+
+
+def one_line(command: str, complaint: str, error: str) -> None:
+    assert error.startswith(f"lat {command}: ")
     assert complaint in error
     assert error.count("\n") == 1, error
 
@@ -188,6 +218,58 @@ def test_a_log_has_the_lines_and_no_bar(capsys: pytest.CaptureFixture[str]) -> N
         report("fgsm", 0, 10)
         report("fgsm", 10, 10)
     assert capsys.readouterr() == ("", "")
+
+
+BARS = """
+import sys
+from lat import cli, training
+training.PROGRESS_S = 0.0
+for words in sys.stdin.read().splitlines():
+    assert cli.main(words.split(" ")) == 0
+"""
+
+
+def on_a_terminal(*commands: str) -> str:
+    """What the commands, one after the other in a process of their own, write to a terminal."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 120))
+    with subprocess.Popen(
+        [sys.executable, "-c", BARS], cwd=ROOT, stdin=subprocess.PIPE, stdout=theirs, stderr=theirs, text=True
+    ) as process:
+        os.close(theirs)
+        assert process.stdin is not None
+        process.stdin.write("\n".join(commands))
+        process.stdin.close()
+        written = b""
+        try:
+            while part := os.read(ours, 1 << 16):
+                written += part
+        except OSError:  # the terminal's other side is closed
+            pass
+        os.close(ours)
+    assert process.returncode == 0, written.decode()
+    return written.decode()
+
+
+def test_on_a_terminal_the_long_commands_have_bars_that_move(
+    place: Path, done: Folder, digits_root: Path, tmp_path: Path
+) -> None:
+    small_mirror(tmp_path / "mirror", "own", (8, 8))
+    own = tmp_path / "own.json"
+    own.write_text(json.dumps(run_file(dataset="own", mirror=str(tmp_path / "mirror"))))
+    asked = f"--config {place / 'run.json'} --data {digits_root} --results {tmp_path}"
+    written = on_a_terminal(
+        f"prepare --config {own} --data {tmp_path / 'data'}",
+        f"train {asked} --cell dnn",
+        f"attack {asked} --cell dnn",
+        f"import {asked}/again {place / 'kept'} --check 1",
+    )
+    for bar in ("own, train: 100%", "own, test: 100%", "fgsm: 100%"):
+        assert bar in written, bar
+    assert re.search(r"100%.* 1/1 \[.*record", written), "of import --check"
+    steps = len(data.load("digits", "train", digits_root).labels) // 128
+    moves = [float(done) for done in re.findall(r"dnn@narrow: .*?([0-9.]+)/1 epochs", written)]
+    assert sorted({round(done * steps) for done in moves}) == list(range(steps + 1)), "step by step"
 
 
 def test_every_command_has_a_line_of_help(capsys: pytest.CaptureFixture[str]) -> None:

@@ -238,8 +238,31 @@ def test_the_environment_asks_for_a_device(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("LAT_DEVICE", "cuda:1")
     monkeypatch.setenv("LAT_SHARE_GPU", "1")
     assert (devices.requested(), devices.shared()) == ("cuda:1", True)
-    monkeypatch.setenv("LAT_SHARE_GPU", "0")
-    assert not devices.shared()
+
+
+@pytest.mark.parametrize(
+    ("word", "shared"),
+    [("1", True), ("true", True), ("Yes", True), ("0", False), ("False", False), ("no", False), ("", False)],
+)
+def test_sharing_is_said_in_words(word: str, shared: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAT_SHARE_GPU", word)
+    assert devices.shared() is shared
+
+
+def test_a_word_that_does_not_say_whether_to_share_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAT_SHARE_GPU", "perhaps")
+    with pytest.raises(
+        DeviceError, match="LAT_SHARE_GPU: 'perhaps' says neither yes nor no; use one of 1, true, yes, 0"
+    ):
+        devices.shared()
+
+
+def test_a_folder_of_locks_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file", tmp_path / "file/leases"):
+        monkeypatch.setenv("LAT_LEASES", str(place))
+        with pytest.raises(DeviceError, match=rf"LAT_LEASES: '{place}' can hold no locks"), devices.lease("auto", "x"):
+            pass
 
 
 def test_the_locks_lie_in_a_folder_that_is_the_users_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

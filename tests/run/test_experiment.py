@@ -19,6 +19,7 @@ from lat.cells import Schedule
 from lat.collection import Folder, collect, export, jobs
 from lat.experiment import Job
 from lat.ledger import Figure, LedgerError, Record
+from lat.memory import Batch, TrainingError
 from lat.runs import Entry, Run
 
 ATTACKS = {"file": "config/attacks.yaml", "names": ["fgsm", "ifgsm"]}
@@ -146,11 +147,22 @@ def test_a_record_says_where_memory_ran_out_and_else_nothing(run: Run, done: Fol
     found = evaluation.load_verdicts(done.verdicts(run.entry("dnn"), 0))
     plain = experiment.attack_figures(replace(found, seconds=dict.fromkeys(found.verdicts, 1.0)))
     assert not {"batch", "batch_halvings"} & {figure.metric for figure in plain}
-    cut = replace(found, seconds=dict.fromkeys(found.verdicts, 1.0), batch=evaluation.Batch(250, 2))
+    cut = replace(found, seconds=dict.fromkeys(found.verdicts, 1.0), batch=Batch(250, 2))
     memory = [Figure("batch_halvings", 2), Figure("batch", 250)]
     assert experiment.attack_figures(cut) == [*memory, *plain]
     other, n = replace(cut, redrawn=("fgsm",)), len(found.verdicts["fgsm"])
     assert experiment.attack_figures(other) == [*memory, Figure("redrawn", n, attack="fgsm"), *plain]
+
+
+def test_images_that_do_not_fit_into_memory_are_no_matter_of_the_batch(
+    run: Run, tmp_path: Path, digits_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(data, "byte_tensors", full)
+    with pytest.raises(TrainingError, match=r"train: 1437 images to train on and 360 .* of 'cpu' .*; train on fewer"):
+        do(run, run.entry("dnn"), Folder(tmp_path), digits_root)
 
 
 def test_a_seed_that_diverges_is_recorded(run: Run, tmp_path: Path, digits_root: Path) -> None:

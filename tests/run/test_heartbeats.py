@@ -9,7 +9,7 @@ import platform
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from lat.attacks import from_settings
 from lat.collection import Folder
 from lat.heartbeats import Heart, Heartbeat, HeartbeatError, beating
 from lat.runs import Run
+from lat.training import Progress
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -166,19 +167,8 @@ def test_a_process_is_told_from_another_of_the_same_id_and_from_a_dead_one() -> 
     assert not beat.alive(NOW)
 
 
-@dataclass(frozen=True)
-class Step:
-    """The progress of training as the loop tells it."""
-
-    epoch: int
-    step: int
-    steps: int
-    loss: float
-    images_per_s: float
-
-
 def test_the_progress_of_training_counts_epochs_in_fractions() -> None:
-    fields = heartbeats.heartbeat_of(Step(epoch=3, step=5, steps=20, loss=0.5, images_per_s=900.0))
+    fields = heartbeats.heartbeat_of(Progress(epoch=3, step=5, steps=20, loss=0.5, images_per_s=900.0))
     assert fields == {"done": 2.25, "epoch": 2.25, "loss": 0.5, "images_per_s": 900.0}
     Heart(None, "train", total=3).beat(**fields)  # and a heart takes them
 
