@@ -87,9 +87,11 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor, batch: Batch, levels: int =
 
 
 def has_diverged(model: nn.Module, loss: float, clean_accuracy: float, classes: int) -> bool:
-    """A seed has diverged when its loss or weights are not finite, or its clean accuracy is at most 2 / classes."""
+    """A seed has diverged when its loss or weights are not finite, or its clean accuracy is at most twice chance, or
+    with two classes half way from chance to all.
+    """
     finite = math.isfinite(loss) and all(bool(p.isfinite().all()) for p in model.parameters())
-    return not finite or clean_accuracy <= 2 / classes
+    return not finite or clean_accuracy <= min(2 / classes, (1 + 1 / classes) / 2)
 
 
 def fit(

@@ -255,6 +255,9 @@ def test_divergence_begins_at_twice_chance_and_with_any_number_that_is_not_finit
     model = nn.Linear(2, 2)
     assert not training.has_diverged(model, 1.0, 0.21, 10)
     assert training.has_diverged(model, 1.0, 0.2, 10)
+    for classes, limit in ((2, 3 / 4), (3, 2 / 3), (4, 2 / 4)):  # two classes: all is twice chance
+        assert training.has_diverged(model, 1.0, limit, classes)
+        assert not training.has_diverged(model, 1.0, limit + 0.01, classes)
     assert training.has_diverged(model, math.nan, 0.9, 10)
     assert training.has_diverged(model, math.inf, 0.9, 10)
     with torch.no_grad():
