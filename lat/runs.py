@@ -46,6 +46,7 @@ RUN_KEYS = ("dataset", "train", "compute")  # of the run file, which a scale may
 LEFT_OUT: Mapping[str, Any] = {"augmentation": Schedule(1).augmentation, "compute": {}}  # what a run file need not say
 TOLD = ("cost", "words")  # of a check: when it is made and how it is told, which changes no result
 FIXED_ATTACKS = ("fgsm", "ifgsm", "pgd", "eot", "cw")  # the fixed attacks that the tables' worst case is made of
+ATTACKS = "config/attacks.yaml"  # the project's own
 TRANSFER = "transfer"  # the name of what an audit makes on other networks and judges on this one
 ABSENT = "-"
 SAFE = r"[A-Za-z0-9][A-Za-z0-9_.+-]*"
@@ -408,7 +409,8 @@ def _audit(
         raise RunError(f"audit.attacks: {twice[0]!r} is among the run's attacks already; leave it out here")
     if fixed := [name for name in own if name in FIXED_ATTACKS]:
         raise RunError(f"audit.attacks: {fixed[0]!r} belongs to the tables' worst case; name it in the run's attacks")
-    checks = _checks(given["file"], given["checks"], described(config["attacks"]["file"], "attacks"))
+    known = {**described(config["attacks"]["file"], "attacks"), **described(ATTACKS, "attacks")}
+    checks = _checks(given["file"], given["checks"], known)
     if given["transfer"] is None:
         return Audit(own, checks)
     attack, surrogates = given["transfer"]["attack"], given["transfer"]["cells"]
