@@ -409,8 +409,8 @@ def _audit(
         raise RunError(f"audit.attacks: {twice[0]!r} is among the run's attacks already; leave it out here")
     if fixed := [name for name in own if name in FIXED_ATTACKS]:
         raise RunError(f"audit.attacks: {fixed[0]!r} belongs to the tables' worst case; name it in the run's attacks")
-    known = {**described(config["attacks"]["file"], "attacks"), **described(ATTACKS, "attacks")}
-    checks = _checks(given["file"], given["checks"], known)
+    nameable = {**described(config["attacks"]["file"], "attacks"), **described(ATTACKS, "attacks")}
+    checks = _checks(given["file"], given["checks"], nameable)
     if given["transfer"] is None:
         return Audit(own, checks)
     attack, surrogates = given["transfer"]["attack"], given["transfer"]["cells"]
