@@ -1,4 +1,4 @@
-"""A run file with its grid becomes named cells: the one place where rows, scales and overrides meet.
+"""A run file with its grid becomes named cells, each with its seeds, its steps and what decides them.
 
 A run file is complete: it says the dataset, the schedule, the scales (model, width, epochs, seeds, cells; where they
 differ from the run's also dataset, training images and schedule) and, for studies, the variants (base rows and axes of
@@ -7,48 +7,23 @@ overrides). Everything wrong in it is an error before any compute.
 
 from __future__ import annotations
 
-import csv
 import itertools
-import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from lat import findings, sources
-from lat.cells import UNCOMPILED, Cell, CellError, Compute, Law, Reading, Schedule
-from lat.run_files import ROOT, RunError, check, chosen, described, opened, read, whole
+from lat.cells import Cell, CellError
+from lat.grid import ABSENT, ROW_KEYS, SCALE_KEYS, SCHEDULE_KEYS, read_rows, resolve
+from lat.run_files import ROOT, RunError, check, chosen, described, read, whole
 
-ROW_KEYS = (
-    "method",
-    "layers",
-    "law",
-    "radius",
-    "draw",
-    "form",
-    "scope",
-    "pairing",
-    "gradient",
-    "at",
-    "reset",
-    "source",
-    "input_law",
-    "input_radius",
-    "input_draw",
-    "mix",
-    "statistics",
-)
-READING_KEYS = ("form", "scope", "pairing", "gradient", "at", "reset", "source")
-SCALE_KEYS = ("model", "width", "epochs")
-SCHEDULE_KEYS = ("batch", "lr", "momentum", "weight_decay", "schedule", "augmentation")
-RUN_KEYS = ("dataset", "train", "compute")  # of the run file, which a scale may say otherwise
-LEFT_OUT: Mapping[str, Any] = {"augmentation": Schedule(1).augmentation, "compute": {}}  # what a run file need not say
 TOLD = ("cost", "words")  # of a check: when it is made and how it is told, which changes no result
 FIXED_ATTACKS = ("fgsm", "ifgsm", "pgd", "eot", "cw")  # the fixed attacks that the tables' worst case is made of
 ATTACKS = "config/attacks.yaml"  # the project's own
 TRANSFER = "transfer"  # the name of what an audit makes on other networks and judges on this one
-ABSENT = "-"
 SAFE = r"[A-Za-z0-9][A-Za-z0-9_.+-]*"
 
 
@@ -127,8 +102,8 @@ class Run:
         """The entry that `label` means: a slug, `name@scale`, or a name that stands at one scale. Raises RunError
         otherwise. Where entries share a cell, its slug means the one with the most seeds.
         """
-        if same := [e for e in self.entries if label == e.cell.slug]:
-            return max(same, key=lambda e: e.seeds)
+        if label in self._by_slug:
+            return self._by_slug[label]
         name, _, scale = label.partition("@")
         found = [e for e in self.entries if e.name == name and scale in ("", e.scale)]
         if not found:
@@ -139,6 +114,16 @@ class Run:
                 f"cell: {label!r} stands at several scales; write {name}@{found[0].scale} or {name}@{found[1].scale}"
             )
         return found[0]
+
+    @cached_property
+    def _by_slug(self) -> Mapping[str, Entry]:
+        """Slug -> the entry of that cell with the most seeds, of equals the first; a slug is a digest to work out."""
+        found: dict[str, Entry] = {}
+        for entry in self.entries:
+            slug = entry.cell.slug
+            if slug not in found or entry.seeds > found[slug].seeds:
+                found[slug] = entry
+        return found
 
     def steps(self, entry: Entry) -> tuple[str, ...]:
         """The steps that an entry goes through, in order: the audit only where its scale has one."""
@@ -242,88 +227,6 @@ def _table_cells(config: Mapping[str, Any], names: Sequence[str]) -> list[tuple[
         raise RunError(f"tables: {unknown[0]!r} is not in {config['tables']['file']}; it has {', '.join(listed)}")
     rows = [row for name in names for row in (*listed[name]["rows"], *(listed[name].get("extra") or ()))]
     return [(row["cell"], row.get("best")) for row in rows]
-
-
-def read_rows(path: Path) -> dict[str, dict[str, str]]:
-    """The grid's rows by name. Raises RunError naming the file, the line or row, and the column."""
-    with opened(path, "grid") as stream:
-        reader = csv.DictReader(stream, delimiter="\t")
-        expected = ["cell", *ROW_KEYS, "comment"]
-        if reader.fieldnames != expected:
-            wrong = sorted(set(reader.fieldnames or ()) ^ set(expected)) or ["order"]
-            raise RunError(
-                f"{path.name}: column {wrong[0]!r} is missing, unknown or displaced; write {' '.join(expected)}"
-            )
-        rows: dict[str, dict[str, str]] = {}
-        for number, row in enumerate(reader, start=2):
-            if None in row or None in row.values():
-                raise RunError(
-                    f"{path.name}, line {number}: {len(expected)} columns, separated by tabs, are needed; "
-                    f"{ABSENT!r} is none"
-                )
-            name = row.pop("cell")
-            if name in rows:
-                raise RunError(f"{path.name}, line {number}: cell {name!r} stands twice; give it another name")
-            rows[name] = row
-    check([{"cell": name, **row} for name, row in rows.items()], "cells", path.name)
-    return rows
-
-
-def resolve(
-    row: Mapping[str, Any], config: Mapping[str, Any], scale: Mapping[str, Any], overrides: Mapping[str, Any]
-) -> Cell:
-    """The cell of a grid row under a run file, a scale and overrides; what does not apply to its method is left out, as
-    is the compilation that it cannot have.
-    """
-    run = {**LEFT_OUT, **config["schedule"], **{key: config[key] for key in RUN_KEYS if key in config}}
-    own = {key: value for key, value in scale.items() if key in (*RUN_KEYS, *SCALE_KEYS, *SCHEDULE_KEYS)}
-    values = {**run, **own, **row, **overrides}
-    for key, value in overrides.items():
-        if not isinstance(value, str | int | float):
-            raise RunError(f"{key}: {value!r} in an override; give one value, as a grid row has it")
-    if not isinstance(values["width"], int):
-        raise RunError(f"width: {values['width']!r} must be a whole number such as 10")
-    method = str(values["method"])
-    layerwise = "layerwise" in method.split("+")
-    compute = Compute(**values["compute"])
-    if set(method.split("+")) & set(UNCOMPILED):
-        compute = replace(compute, compile="none")
-    conventional = bool(set(method.split("+")) - {"standard", "layerwise"}) and values["input_law"] != ABSENT
-    return Cell(
-        dataset=values["dataset"],
-        model=values["model"],
-        width=values["width"],
-        method=method,
-        layers=tuple(str(values["layers"]).split(",")) if layerwise and values["layers"] != ABSENT else (),
-        law=_law(values["law"], values["radius"], values["draw"], "radius") if layerwise else None,
-        reading=Reading(**{key: values[key] for key in READING_KEYS}) if layerwise else None,
-        input_law=_law(values["input_law"], values["input_radius"], values["input_draw"], "input_radius")
-        if conventional
-        else None,
-        mix=conventional and _flag("mix", values["mix"]),
-        schedule=Schedule(epochs=values["epochs"], **{key: values[key] for key in SCHEDULE_KEYS}),
-        train=values["train"],
-        part=config["part"],
-        compute=compute,
-        statistics=str(values["statistics"]),
-    )
-
-
-def _law(kind: str, radius: object, draw: str, key: str) -> Law:
-    try:
-        number = float(str(radius))
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise RunError(f"{key}: {radius!r} is no number; write one such as 0.1")
-    return Law(kind, number, draw)
-
-
-def _flag(key: str, value: object) -> bool:
-    flags = {"yes": True, "no": False, ABSENT: False, True: True, False: False}
-    if value not in flags:
-        raise RunError(f"{key}: {value!r} is neither yes nor no; write one of them")
-    return flags[value]
 
 
 def _add(

@@ -25,6 +25,7 @@ FLOORS: dict[str, int] = {
                 "norms",
                 "ledger",
                 "intervals",
+                "grid",
                 "runs",
                 "equations",
                 "sites",
@@ -58,6 +59,7 @@ FLOORS: dict[str, int] = {
 
 # Two modules of one floor, the first of which may import the second.
 NEIGHBOURS = {
+    ("runs", "grid"): "a run file says which rows of the grid it resolves, and how",
     ("defences", "perturbation"): "layer-wise training is one defence among others, and wraps the adversary",
 }
 
@@ -66,7 +68,7 @@ REPORT_FLOORS = range(6, 8)
 BELOW_REPORT = {"cells", "ledger", "intervals", "measured", "findings", "run_files"}
 # What has to start fast: no torch, at the top of a file or inside a function (`cli` may load it, in a command).
 WITHOUT_TORCH = (
-    {"runs", "sources", "collection", "heartbeats", "status"}
+    {"runs", "grid", "sources", "collection", "heartbeats", "status"}
     | BELOW_REPORT
     | {name for name, floor in FLOORS.items() if floor in REPORT_FLOORS}
 )
