@@ -137,6 +137,28 @@ def test_the_worst_case_of_an_audit_is_that_of_all_verdicts_on_the_images_they_s
         assert np.logical_and.reduce(robust).mean() == value, record.path
 
 
+def test_the_readme_s_figures_are_those_of_the_ledgers() -> None:
+    said = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    groups = readings(read_ledger(REFERENCE / "readings/ledger.csv"))["groups"]
+    best = {(g["family"], g["scale"]): f"{100 * g['points'][0]['worst_case']:.1f}" for g in groups}
+    layerwise, fgsm, pgd = ([best[name, scale] for scale in (NARROW, WIDE)] for name in ("layerwise", "fgsm", "pgd"))
+    assert f"keeps {layerwise[0]} % at width 12 and {layerwise[1]} % at width 256" in said
+    assert f"FGSM training {fgsm[0]} and {fgsm[1]}, the best of ten of PGD training {pgd[0]} and {pgd[1]}" in said
+    under = {attack: f"{100 * accuracy('fc_34_best', WIDE, attack)[0]:.1f}" for attack in ("pgd", "cw")}
+    assert f"{under['pgd']} % under PGD at width 256 and {under['cw']} % under the margin loss, less than the" in said
+    assert accuracy("fc_34_best", WIDE, "cw")[0] < accuracy("dnn", WIDE, "cw")[0]
+    frame = pd.read_csv(REFERENCE / "mnist/ledger.csv", keep_default_na=False)
+    audits = frame[
+        (frame["step"] == "audit") & (frame["attack"] == "worst_case") & (frame["metric"] == "robust_accuracy")
+    ]
+    wide = audits[audits["scale"] == WIDE]
+    shared = {cell: f"{100 * value:.1f}" for cell, value in zip(wide["cell"], wide["value"], strict=True)}
+    assert (
+        f"keeps {shared['fc_4']} % when all attacks are counted, FC-3&4 {shared['fc_34']}, the undefended network "
+        f"{shared['dnn']}, PGD training {shared['adv_pgd']}"
+    ) in said
+
+
 def test_every_claim_has_its_verdicts_with_figures_or_a_reason(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["claims", str(REFERENCE / "mnist"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["claims"]
