@@ -20,7 +20,8 @@ def summary(
     ledger: Ledger, plan: Plan, labels: Mapping[tuple[str, str], str], settings: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
     """The audits of every scale that has one: `scales` with a line a cell, `checks` with how many results had which
-    status, and `findings` and `notes`, each as the sentence that `settings` (config/audit.yaml) has for it.
+    status, and `findings` and `notes`, each as the sentence that `settings` (config/audit.yaml) has for it. Of a scale,
+    `seeds` is how many of a cell's `of_seeds` were audited at the most.
 
     `labels` are the names that cells go by, by (scale, cell). Accuracies are means over seeds, in per cent.
     """
@@ -155,13 +156,12 @@ def _scale(
     )
     lines = []
     for cell, rows in cells.items():
-        state = figure(ledger.rows(scale.name, cell, plan.slugs), "clean")
         found = [result for results_ in results(rows).values() for result in results_]
         lines.append(
             {
                 "row": names[cell],
                 "favourable": _favourable(cell),
-                "reason": "" if rows else state.reason if state.state != "ok" else "failed or unfinished",
+                "reason": "" if rows else _reason(ledger.rows(scale.name, cell, plan.slugs)),
                 "attacks": {name: _percent(rows, name) for name in (*attacks, FIXED, WORST_CASE)},
                 "interval": _interval(rows),
                 "certified": {name: _certified(rows, name) for name in radii},
@@ -174,6 +174,8 @@ def _scale(
     return {
         "scale": scale.name,
         "width": scale.width,
+        "seeds": max(len(results(rows)) for rows in cells.values()),
+        "of_seeds": scale.seeds,
         "attacks": attacks,
         "images": {name: " or ".join(f"{n:,}" for n in seen) for name, seen in counts.items()},
         "left_out": [name for name in attacks if max(counts[name]) < min(ENOUGH, whole)],
@@ -182,6 +184,15 @@ def _scale(
         "radii": radii,
         "lines": lines,
     }
+
+
+def _reason(rows: Rows) -> str:
+    """Why nothing is told of a cell's audit."""
+    state = figure(rows, "clean")
+    if state.state != "ok":
+        return state.reason
+    lost = {row["seed"] for row in rows if row["step"] == STEP}
+    return f"diverged ({len(lost)} of {len(lost)} audited seeds)" if lost else "failed or unfinished"
 
 
 def _images(cells: Iterable[Rows], attack: str) -> list[int]:

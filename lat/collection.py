@@ -55,7 +55,7 @@ def jobs(run: Run) -> Iterator[tuple[Entry, int, str]]:
     """Every (entry, seed, step) of a run."""
     for entry in run.entries:
         for seed in range(entry.seeds):
-            for step in run.steps(entry):
+            for step in run.steps(entry, seed):
                 yield entry, seed, step
 
 
@@ -84,7 +84,7 @@ def collect(
         if (only is not None and entry not in only) or step in without:
             continue
         path = folder.record(entry, seed, step)
-        steps = run.steps(entry)
+        steps = run.steps(entry, seed)
         needed = steps[: steps.index(step) + 1]
         if gaps and not all(folder.record(entry, seed, earlier).exists() for earlier in needed):
             missing.append((entry, seed, step))

@@ -69,7 +69,7 @@ class Plan:
             dataset = given.get("dataset", run.config["dataset"])
             scales.append(Scale(**fields, dataset=dataset, cells=names, tables=tables))
         slugs = {(entry.scale, entry.name): entry.cell.slug for entry in run.entries}
-        steps = {entry.scale: run.steps(entry) for entry in run.entries}
+        steps = {entry.scale: run.steps(entry, 0) for entry in run.entries}
         return cls(str(run.config["name"]), run.config, tuple(scales), slugs, steps, run.audit_files)
 
 

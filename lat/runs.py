@@ -46,13 +46,15 @@ class Audit:
     """What is looked into once a network has been attacked: settings by name of further attacks and of the checks.
 
     `transfer` names the one of all attacks that is made on the surrogates and judged on the network; None: none is.
-    `surrogates` are the cells of the same scale that serve as such.
+    `surrogates` are the cells of the same scale that serve as such. `seeds` is how many seeds of a cell, from 0 on, are
+    looked into; None: all.
     """
 
     attacks: Mapping[str, Mapping[str, Any]]
     checks: Mapping[str, Mapping[str, Any]]
     transfer: str | None = None
     surrogates: tuple[str, ...] = ()
+    seeds: int | None = None
 
 
 @dataclass(frozen=True)
@@ -125,9 +127,13 @@ class Run:
                 found[slug] = entry
         return found
 
-    def steps(self, entry: Entry) -> tuple[str, ...]:
-        """The steps that an entry goes through, in order: the audit only where its scale has one."""
-        return ("train", "attack", "audit") if entry.scale in self.audits else ("train", "attack")
+    def steps(self, entry: Entry, seed: int) -> tuple[str, ...]:
+        """The steps that a seed of an entry goes through, in order: the audit only where its scale has one that reaches
+        that seed.
+        """
+        audit = self.audits.get(entry.scale)
+        audited = audit is not None and (audit.seeds is None or seed < audit.seeds)
+        return ("train", "attack", "audit") if audited else ("train", "attack")
 
     def surrogates(self, entry: Entry, seed: int) -> dict[str, tuple[Entry, int]]:
         """Cell name -> (entry, seed) of the networks on which the audit of (entry, seed) makes what it transfers.
@@ -150,7 +156,7 @@ class Run:
 
     def digests(self) -> dict[tuple[str, str], str]:
         """The present code's digest by (slug, step)."""
-        return {(e.cell.slug, step): self.sources(e, step) for e in self.entries for step in self.steps(e)}
+        return {(e.cell.slug, step): self.sources(e, step) for e in self.entries for step in self.steps(e, 0)}
 
     def settings(self, entry: Entry, step: str) -> dict[str, Any]:
         """What decides a step's result beside the cell and the code: how many images are looked at where it is not all
@@ -313,9 +319,9 @@ def _audit(
     if fixed := [name for name in own if name in FIXED_ATTACKS]:
         raise RunError(f"audit.attacks: {fixed[0]!r} belongs to the tables' worst case; name it in the run's attacks")
     nameable = {**described(config["attacks"]["file"], "attacks"), **described(ATTACKS, "attacks")}
-    checks = _checks(given["file"], given["checks"], nameable)
+    checks, seeds = _checks(given["file"], given["checks"], nameable), given.get("seeds")
     if given["transfer"] is None:
-        return Audit(own, checks)
+        return Audit(own, checks, seeds=seeds)
     attack, surrogates = given["transfer"]["attack"], given["transfer"]["cells"]
     for key, names, known in (
         ("attack", [attack], {**attacks, **own}),
@@ -325,4 +331,4 @@ def _audit(
             raise RunError(
                 f"audit.transfer.{key}: {unknown[0]!r} is not at scale {scale['name']!r}; it has {', '.join(known)}"
             )
-    return Audit(own, checks, attack, tuple(surrogates))
+    return Audit(own, checks, attack, tuple(surrogates), seeds)

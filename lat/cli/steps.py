@@ -77,8 +77,14 @@ def _attack_cell(options: argparse.Namespace, run: Run) -> int:
 def audit(options: argparse.Namespace) -> int:
     run = run_of(options)
     entry, folder = run.entry(options.cell), folder_of(options, run)
-    if "audit" not in run.steps(entry):
+    if entry.scale not in run.audits:
         raise RunError(f"audit: {run.name!r} has none at scale {entry.scale!r}; add the key `audit` to its run file")
+    if "audit" not in run.steps(entry, options.seed):
+        reached = run.audits[entry.scale].seeds
+        raise RunError(
+            f"seed: {options.seed} of {entry.name!r}; the audit reaches {reached} of its {entry.seeds} seeds; "
+            "raise `audit.seeds`"
+        )
     from lat import bars, experiment, findings
 
     job, what = job_of(options, run, entry, "audit"), f"audit {entry.name}@{entry.scale}, seed {options.seed}"

@@ -37,7 +37,7 @@ class Run:
     entries: Sequence[Entry]
     audit_files: tuple[str, ...] = ()
 
-    def steps(self, entry: Entry) -> tuple[str, ...]:
+    def steps(self, entry: Entry, seed: int) -> tuple[str, ...]:
         return ("train", "attack")
 
 

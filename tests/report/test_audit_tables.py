@@ -157,6 +157,20 @@ def test_a_cell_without_an_audit_says_why(told: Callable[..., dict[str, Any]]) -
     assert found["findings"] == [], "nothing is claimed for a diverged seed, so nothing speaks against it"
 
 
+def test_a_cell_whose_audited_seeds_diverged_says_so(told: Callable[..., dict[str, Any]]) -> None:
+    lost = {("dnn", "calibrated", 0)}
+    scale = told(("dnn", 0, "zero_gradients", "found", 1.0, 1000), diverged=lost)["scales"][0]
+    assert [line["reason"] for line in scale["lines"]] == ["diverged (1 of 1 audited seeds)", "failed or unfinished"]
+    assert (scale["seeds"], scale["of_seeds"]) == (0, 2)
+
+
+def test_a_scale_says_how_many_seeds_were_audited(told: Callable[..., dict[str, Any]]) -> None:
+    one = told(("dnn", 0, "zero_gradients", "passed", 0.0, 1000), ("fc_4", 0, "zero_gradients", "passed", 0.0, 1000))
+    assert (one["scales"][0]["seeds"], one["scales"][0]["of_seeds"]) == (1, 2)
+    two = told(("dnn", 0, "zero_gradients", "passed", 0.0, 1000), ("dnn", 1, "zero_gradients", "passed", 0.0, 1000))
+    assert (two["scales"][0]["seeds"], two["scales"][0]["of_seeds"]) == (2, 2)
+
+
 def test_a_seed_that_diverged_in_another_step_is_out() -> None:
     rows = [
         {"seed": 0, "step": "audit", "status": "ok"},

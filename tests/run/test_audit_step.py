@@ -249,16 +249,29 @@ def test_an_audit_of_one_seed_that_had_surrogates_is_still_what_the_run_asks_for
 
 def test_a_scale_may_have_its_own_audit_or_none() -> None:
     run = audited(scales=[scale(), scale(name="wide", width=8, audit=None)])
-    assert {entry.scale: run.steps(entry) for entry in run.entries} == {
+    assert {entry.scale: run.steps(entry, 0) for entry in run.entries} == {
         "narrow": ("train", "attack", "audit"),
         "wide": ("train", "attack"),
     }
     assert all(step != "audit" for entry, _, step in jobs(run) if entry.scale == "wide")
 
 
+def test_an_audit_may_reach_the_first_seeds_alone(done: Folder, tmp_path: Path) -> None:
+    one = audited(audit=AUDIT | {"seeds": 1})
+    entry = one.entry("dnn")
+    assert [one.steps(entry, seed) for seed in (0, 1)] == [("train", "attack", "audit"), ("train", "attack")]
+    assert [(seed, step) for _, seed, step in jobs(one) if step == "audit"] == [(0, "audit")] * 2
+    assert [seed for _, seed in one.surrogates(entry, 0).values()] == [1, 1], "those need no audit of their own"
+    assert collect(one, done, tmp_path) == []
+    found = [(r.cell.slug, r.seed) for r in read_records(tmp_path / "records.jsonl") if r.step == "audit"]
+    assert found == [(entry.cell.slug, 0) for entry in one.entries]
+    assert all(e.seeds == 2 and len(audited(audit=AUDIT | {"seeds": None}).steps(e, 1)) == 3 for e in one.entries)
+
+
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
+        ({"seeds": 0}, r"seeds"),
         ({"attacks": ["carlini"]}, r"audit\.attacks: 'carlini' is not in config/attacks\.yaml"),
         ({"attacks": ["eot"]}, r"audit\.attacks: 'eot' belongs to the tables' worst case"),
         ({"attacks": ["fgsm"]}, r"audit\.attacks: 'fgsm' is among the run's attacks already"),

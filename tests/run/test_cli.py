@@ -63,6 +63,12 @@ def test_an_audit_says_in_words_what_each_check_found(
     assert "single_step       skipped Not checked: pgd: no verdicts." in lines
     assert any(line.startswith("worst_case        passed  The worst case (") for line in lines)
 
+    run = run_file(scales=[scale(epochs=1, seeds=2)], audit=audit | {"seeds": 1})
+    (tmp_path / "run.json").write_text(json.dumps(run), encoding="utf-8")
+    words = ["audit", "--config", str(tmp_path / "run.json"), *folders, "--cell", "dnn", "--seed", "1"]
+    assert cli.main(words) == 2
+    assert "seed: 1 of 'dnn'; the audit reaches 1 of its 2 seeds; raise `audit.seeds`" in capsys.readouterr().err
+
 
 def test_an_export_is_imported_and_checked(
     place: Path, done: Folder, digits_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -40,7 +40,7 @@ _keep_current(
         "attacks": RUN.attacks,
         "cells": [
             [e.name, e.scale, e.cell.slug, e.seeds, RUN.images(e)]
-            + [[RUN.sources(e, step), RUN.settings(e, step)] for step in RUN.steps(e)]
+            + [[RUN.sources(e, step), RUN.settings(e, step)] for step in RUN.steps(e, 0)]
             for e in RUN.entries
         ],
     },
@@ -58,7 +58,7 @@ def job_files(entries, without=()):
         FOLDER.record(entry, seed, step)
         for entry in entries
         for seed in range(entry.seeds)
-        for step in RUN.steps(entry)
+        for step in RUN.steps(entry, seed)
         if step not in without
     ]
 
