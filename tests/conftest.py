@@ -6,13 +6,18 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import type_checks
+from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
-from lat import data
+type_checks.install(Path(__file__).resolve().parents[1] / "lat")
+
+from lat import data  # noqa: E402  what is imported before the line above is not checked
 
 # What the tests compare bit for bit, also between processes, is made on the CPU, on a machine with a GPU too.
 os.environ.setdefault("LAT_DEVICE", "cpu")
@@ -36,20 +41,40 @@ def mirror() -> Path:
 
 
 @pytest.fixture(scope="session")
-def data_root(mirror: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which MNIST is prepared, once for the whole session."""
-    root = tmp_path_factory.mktemp("data")
-    data.prepare("mnist", root, str(mirror))
-    return root
+def once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Callable[[str, Callable[[Path], object]], Path]:
+    """A folder by its name that the session's workers share: the first that asks for it has it filled, others wait."""
+    own = tmp_path_factory.getbasetemp()
+    shared = own if worker_id == "master" else own.parent
+
+    def made(name: str, fill: Callable[[Path], object]) -> Path:
+        place = shared / f"shared-{name}"
+        with FileLock(shared / f"{name}.lock"):
+            if not place.exists():
+                unfinished = tmp_path_factory.mktemp(name)
+                fill(unfinished)
+                unfinished.rename(place)
+        return place
+
+    return made
 
 
 @pytest.fixture(scope="session")
-def verified(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def data_root(mirror: Path, once: Callable[..., Path]) -> Path:
+    """A folder in which MNIST is prepared, once for the whole session."""
+    return once("data", lambda root: data.prepare("mnist", root, str(mirror)))
+
+
+@pytest.fixture(scope="session")
+def verified(once: Callable[..., Path]) -> dict[str, Any]:
     """What `lat verify` finds of the equations, by a process of its own: under the type checks of the tests, to which
     every call of an equation is subject, looking for counterexamples takes minutes.
     """
-    output = tmp_path_factory.mktemp("verified") / "equations.json"
-    command = [sys.executable, "-m", "lat.cli", "verify", "--profile", "dev", "--output", str(output)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).resolve().parents[1])
-    assert done.returncode == 0, done.stdout + done.stderr
-    return json.loads(output.read_text())
+
+    def verify(folder: Path) -> None:
+        output = str(folder / "equations.json")
+        command = [sys.executable, "-m", "lat.cli", "verify", "--profile", "dev", "--output", output]
+        root = Path(__file__).resolve().parents[1]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    return json.loads((once("verified", verify) / "equations.json").read_text())

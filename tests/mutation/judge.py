@@ -4,13 +4,11 @@
     .venv/bin/python tests/mutation/judge.py norms        # one
     .venv/bin/python tests/mutation/judge.py norms --function project --show
 
-mutmut 3.8.1 makes the standard mutants but does not run them: it runs pytest several times in one process, which
-jaxtyping's import hook refuses ("already imported"), and where workers are forked before the import it counts that
-refusal as a timeout, and so as a mutant killed. Here the project is copied once, a process imports what the tests
-import, and a fork of it for each mutant imports anew, under the hook, the mutated module and what imports it, and runs
-the tests that call the mutated function, the quick ones first, until the first failure: under hypothesis' `ci` profile
-without shrinking, with few examples, and once more with all of them where the few let the mutant live. A mutant that
-breaks the import or the shapes is killed like any other.
+mutmut 3.8.1 makes the standard mutants; they are run here, where each costs seconds. The project is copied once, a
+process imports what the tests import, and a fork of it for each mutant imports anew, with its types checked, the
+mutated module and what imports it, and runs the tests that call the mutated function, the quick ones first, until the
+first failure: under hypothesis' `ci` profile without shrinking, with few examples, and once more with all of them where
+the few let the mutant live. A mutant that breaks the import or the shapes is killed like any other.
 
 It fails where a module's score is below 95 % (mutants listed in survivors.toml as equivalent left out), a function
 has no mutant, a survivor is not listed, or a listed one is killed or no longer made.
@@ -33,13 +31,11 @@ import signal
 import sys
 import tempfile
 import time
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jaxtyping
 import mutants
 import pytest
 from bars import MutationError, Verdict, complaints, listed
@@ -208,7 +204,6 @@ def _in_child(
         os.chdir(tree)
         sys.path.insert(0, str(tree))
         _replace(path, source)
-        sys.modules.pop(PACKAGE, None)  # jaxtyping's hook refuses a package that is there already
         options = ["-x", "-q", "--no-header", "--tb=short" if watch else "--tb=no", "-p", "no:cacheprovider"]
         options += ["-p", "no:xdist", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
         files = dict.fromkeys(name.partition("::")[0] for name in tests)
@@ -293,18 +288,6 @@ def _wait(child: int) -> tuple[int, float]:
     return status, used.ru_utime + used.ru_stime
 
 
-@contextlib.contextmanager
-def _hooked(tree: Path) -> Iterator[None]:
-    """While the block lasts, imports are type-checked as pytest's options in pyproject.toml say."""
-    settings = tomllib.loads((tree / "pyproject.toml").read_text(encoding="utf-8"))
-    options = settings["tool"]["pytest"]["ini_options"].get("addopts", [])
-    asked = [option.partition("=")[2].split(",", 1) for option in options if option.startswith("--jaxtyping-packages=")]
-    with contextlib.ExitStack() as stack:
-        for package, checker in asked:
-            stack.enter_context(jaxtyping.install_import_hook([package], checker))
-        yield
-
-
 def warm_up(tree: Path, tests: Sequence[str], path: Path, source: str) -> Baseline:
     """Run the tests on the module as it is, and import what they imported, for all forks to come.
 
@@ -315,12 +298,15 @@ def warm_up(tree: Path, tests: Sequence[str], path: Path, source: str) -> Baseli
         raise MutationError(
             f"the tests of {path.name} fail without a mutant:\n{(tree / 'unmutated.log').read_text()[-3000:]}"
         )
-    sys.path.insert(0, str(tree))
+    sys.path[:0] = [str(tree), str(tree / "tests")]
+    import type_checks  # the copy's
+
     names = (tree / "imported.txt").read_text().splitlines()
     for name in [name for name in names if name.partition(".")[0] != PACKAGE]:
         with contextlib.suppress(Exception):
             importlib.import_module(name)
-    with _hooked(tree):  # beartype remembers classes by their names: what will be imported anew must not be here yet
+    # beartype remembers classes by their names: what will be imported anew must not be here yet
+    with type_checks.install(tree / PACKAGE):
         for name in _untouched(tree, path, [name for name in names if name.partition(".")[0] == PACKAGE]):
             importlib.import_module(name)
     gc.freeze()

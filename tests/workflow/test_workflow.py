@@ -16,6 +16,7 @@ import subprocess
 import sys
 import zipfile
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -136,11 +137,9 @@ def copied(root: Path) -> Project:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def finished(once: Callable[..., Path]) -> Project:
     """A copy of the project whose run has come as far as its ledger."""
-    project = copied(tmp_path_factory.mktemp("workflow") / "project")
-    project.snakemake()
-    return project
+    return Project(once("workflow", lambda folder: copied(folder / "project").snakemake()) / "project")
 
 
 @pytest.fixture
