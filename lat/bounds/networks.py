@@ -80,16 +80,17 @@ class Passage(Generic[Value]):
     last: tuple[str, Value] | None
 
 
-def passed(model: nn.Module, domain: Domain[Value], start: Value) -> Passage[Value]:
+def passed(model: nn.Module, domain: Domain[Value], start: Value, graph: fx.Graph | None = None) -> Passage[Value]:
     """Carries `start`, the bound on the inputs, through `model` as it stands.
 
+    `graph` is what `traced` gave for this model, where that is known: tracing takes longer than a step of training.
     Raises BoundsError as `radii` does.
     """
     modules = dict(model.named_modules())
     found: dict[fx.Node, Value] = {}
     sites: dict[str, Value] = {}
     calls: list[str] = []
-    graph = traced(model, modules)
+    graph = traced(model) if graph is None else graph
     for node in graph.nodes:
         if node.op == "placeholder":
             if found:
@@ -136,12 +137,12 @@ def trace(model: nn.Module) -> fx.Graph:
         ) from error
 
 
-def traced(model: nn.Module, modules: Mapping[str, nn.Module]) -> fx.Graph:
+def traced(model: nn.Module) -> fx.Graph:
     """The graph of the forward pass, without what does not reach the output.
 
     Raises BoundsError where there is none, or an operation overwrites what another one reads.
     """
-    graph = trace(model)
+    graph, modules = trace(model), dict(model.named_modules())
     for node in graph.nodes:
         if node.op == "get_attr":
             raise BoundsError(

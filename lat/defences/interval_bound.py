@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.functional import cross_entropy
 
+from lat.bounds.networks import traced
 from lat.bounds.operations import BoundsError
 from lat.bounds.scores import worst_scores
 from lat.cells import Cell, CellError
@@ -42,6 +43,7 @@ class IntervalBound(Defence):
         self.radius = cell.input_law.radius
         self._batches = 0
         self._in_epoch: int | None = None
+        self._graph: fx.Graph | None = None
 
     def start_epoch(self, epoch: int) -> None:
         if epoch > 0:
@@ -52,7 +54,8 @@ class IntervalBound(Defence):
         part = self.ramped
         kappa = 1 - (1 - KAPPA) * part
         try:
-            worst = worst_scores(self.model, x, y, self.radius * part, BOX)
+            self._graph = self._graph or traced(self.model)
+            worst = worst_scores(self.model, x, y, self.radius * part, BOX, self._graph)
         except BoundsError as error:
             raise CellError(
                 f"method: 'interval_bound' cannot train {self.cell.model!r} ({error}); take a network without what "

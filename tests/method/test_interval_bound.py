@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from unfinished_training import fit, more_networks, on
 
 from lat import Law, defences, training
-from lat.bounds import certified
+from lat.bounds import certified, networks
 from lat.cells import Cell, CellError, Schedule
 from lat.defences.interval_bound import KAPPA, RAMP, WARM_UP, IntervalBound
 
@@ -153,3 +153,18 @@ def test_it_makes_predictions_certifiable_where_standard_training_makes_none() -
         shares[method] = certified(done.model, *test, 0.1).float().mean().item()
     assert shares["standard"] < 0.02
     assert shares["interval_bound"] > 0.5
+
+
+def test_the_network_is_traced_once_and_the_weights_of_each_step_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trace takes longer than a step."""
+    traces, trace = [], networks.trace
+    monkeypatch.setattr(networks, "trace", lambda model: traces.append(model) or trace(model))
+    model, (x, y) = network(), batch(0, 8)
+    defence = at(CONTROL, epoch=30, step=0, model=model)
+    for _ in range(3):
+        expected = KAPPA * cross_entropy(model(x), y).item() + (1 - KAPPA) * worst_loss(model, x, y, 0.1)
+        assert defence.loss(x, y).item() == pytest.approx(expected, rel=1e-5)
+        with torch.no_grad():
+            for weights in model.parameters():
+                weights.mul_(1.5)
+    assert traces == [model]
