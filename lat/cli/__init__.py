@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lat import devices
 from lat.cli import ledgers, steps
-from lat.cli.asked import ledger_folder
+from lat.cli.asked import RUN_FILE, ledger_folder
 
 Command = Callable[[argparse.Namespace], int]
 # The mendable errors of modules that only some commands load.
@@ -64,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
         sub = subcommands.add_parser(name, help=summary, description=summary)
         sub.set_defaults(command=command)
         if run:
-            sub.add_argument("--config", default="config/quick.yaml", help="run file, or the run as a JSON object")
+            sub.add_argument("--config", default=RUN_FILE, help="run file, or the run as a JSON object")
             sub.add_argument("--results", type=Path, default=Path("results"), help="folder of all runs' results")
             sub.add_argument("--data", type=Path, default=Path("data"), help="folder of the prepared datasets")
         if job:
@@ -124,7 +124,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "ledger", nargs="?", type=ledger_folder, help="ledger.csv, or the folder with it; the run's own unless given"
     )
-    sub.add_argument("--config", help="run file; default: config.json beside the ledger, config/quick.yaml without one")
+    sub.add_argument("--config", help=f"run file; default: config.json beside the ledger, {RUN_FILE} without one")
     sub.add_argument("--results", type=Path, default=Path("results"), help="folder of all runs' results")
     sub.add_argument("--json", action="store_true", help="for programs: every comparison with its figures")
     add("figures", ledgers.figures, "draw the run's figures from its ledger")
@@ -132,6 +132,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--reference", type=ledger_folder, help="an exported run instead: its report.pdf, from its ledger alone"
     )
+    sub.set_defaults(config=None)
     sub = add("compare", ledgers.compare, "does a run agree with a reference within the intervals?", run=False)
     sub.add_argument("run", type=ledger_folder, help="the run's ledger.csv, or the folder with it")
     sub.add_argument("reference", type=ledger_folder, help="the reference's")

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from lat.ledger import Figure
     from lat.runs import Entry, Run
 
+RUN_FILE = "config/quick.yaml"
+"""The run file where none is named."""
+
 
 def run_of(options: argparse.Namespace) -> Run:
     from lat import runs

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lat.cli.asked import folder_of, prepared_of, run_of
+from lat.cli.asked import RUN_FILE, folder_of, prepared_of, run_of
 
 
 def status(options: argparse.Namespace) -> int:
@@ -13,7 +13,7 @@ def status(options: argparse.Namespace) -> int:
 
     run = run_of(options)
     show = status.watch if options.watch else status.show
-    show(run, folder_of(options, run), as_json=options.json)
+    show(run, folder_of(options, run), prepared_of(options), as_json=options.json)
     return 0
 
 
@@ -88,7 +88,7 @@ def claims(options: argparse.Namespace) -> int:
     from lat import claims, report, runs
     from lat.measured import Plan
 
-    run = runs.load(options.config or (_kept_config(options.ledger) if options.ledger else "config/quick.yaml"))
+    run = runs.load(options.config or (_kept_config(options.ledger) if options.ledger else RUN_FILE))
     judged = report.judge(Plan.of(run), options.ledger or folder_of(options, run).root)
     print(
         json.dumps({"claims": judged}, ensure_ascii=False, indent=1) if options.json else claims.table(judged), end=""
@@ -109,12 +109,17 @@ def _kept_config(folder: Path) -> Path:
 def report(options: argparse.Namespace) -> int:
     from lat import report, runs
     from lat.measured import Plan
+    from lat.run_files import RunError
 
+    if options.reference and options.config:
+        raise RunError(
+            f"config: {options.config} beside --reference, which has its own config.json; leave one of them out"
+        )
     if options.reference:
         run = runs.load(options.reference / "config.json")
         root, output, drawn = options.reference, options.reference / "report.pdf", None
     else:
-        run = run_of(options)
+        run = runs.load(options.config or RUN_FILE)
         root, output = folder_of(options, run).root, Path("reports") / f"{run.name}.pdf"
         series, shown = root / "figures/figures.json", [root / "ledger.csv", root / "equivalence.csv"]
         newest = max((path.stat().st_mtime_ns for path in shown if path.exists()), default=0)

@@ -122,6 +122,14 @@ def test_a_ledger_is_named_by_its_folder_or_by_its_file(
     assert cli.parser().parse_args(words).reference == place / "kept"
 
 
+def test_the_report_of_a_reference_takes_no_other_run_file(
+    place: Path, done: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["report", "--reference", str(place / "kept"), "--config", "config/mnist.yaml"]) == 2
+    assert "config: config/mnist.yaml beside --reference, which has its own config.json" in capsys.readouterr().err
+    assert not (place / "kept/report.pdf").exists()
+
+
 def test_a_checkpoint_is_attacked_by_its_file(
     place: Path, done: Folder, digits_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
