@@ -17,12 +17,13 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from lat import defences, models
+from lat import defences, models, training
 from lat.cells import Cell, Law, Reading, Schedule
 from lat.sites import PERTURBABLE
 
@@ -85,8 +86,10 @@ def cell(network: Network, layers: tuple[str, ...] = (), reading: Reading | None
 def turn(network: Network, asked: Cell, x: torch.Tensor, y: torch.Tensor) -> Callable[[], float]:
     """A function that trains for a turn on images (steps, batch, C, H, W) and returns the seconds it took."""
     model: nn.Module = models.build(network.model, network.shape, network.classes, network.width, seed=0)
-    defence = defences.build(model, asked, seed=0)
-    plan = asked.schedule
+    layout = torch.channels_last if asked.compute.channels_last else torch.contiguous_format
+    model.to(memory_format=layout)  # type: ignore[call-overload]
+    defence = defences.build(training.compiled(model, asked.compute), asked, seed=0)
+    plan, precise = asked.schedule, asked.compute.precision == "float32"
     optimizer = torch.optim.SGD(
         model.parameters(), lr=plan.lr, momentum=plan.momentum, weight_decay=plan.weight_decay, fused=True
     )
@@ -96,8 +99,9 @@ def turn(network: Network, asked: Cell, x: torch.Tensor, y: torch.Tensor) -> Cal
     def steps() -> float:
         started = time.process_time()
         for a, b in zip(x, y, strict=True):
-            images, labels = defence.examples(a, b)
-            loss = defence.loss(images, labels)
+            with nullcontext() if precise else torch.autocast("cpu", torch.bfloat16):
+                images, labels = defence.examples(a.contiguous(memory_format=layout), b)
+                loss = defence.loss(images, labels)
             optimizer.zero_grad()
             loss.backward()
             defence.after_backward()
@@ -108,7 +112,7 @@ def turn(network: Network, asked: Cell, x: torch.Tensor, y: torch.Tensor) -> Cal
 
 
 def ratios(network: Network, asked: Cell) -> list[float]:
-    """The time of `asked` over that of the plain cell, in each pair of turns."""
+    """The time of `asked` over that of the plain cell, in each pair of turns, the first turns left out."""
     generator = torch.Generator().manual_seed(0)
     x = torch.rand((network.steps, network.batch, *network.shape), generator=generator)
     y = torch.randint(network.classes, (network.steps, network.batch), generator=generator)
