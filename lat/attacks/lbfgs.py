@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import scipy.optimize
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -79,6 +78,8 @@ class LBFGS:
         self, model: nn.Module, image: Images, label: Labels, target: Labels, constant: float
     ) -> Images | None:
         """The closest misclassified point that one run of L-BFGS-B has met; None where it has met none."""
+        import scipy.optimize  # not above: it takes a sixth of the time in which a job's code is imported
+
         closest, distance = None, math.inf
 
         def towards(scores: Scores, _: Labels) -> PerExample:
