@@ -29,7 +29,7 @@ from statistics import fmean
 from typing import Any
 
 from lat import heartbeats
-from lat.collection import Digest, Folder, checked, jobs
+from lat.collection import Folder, checked, jobs
 from lat.heartbeats import Heartbeat, HeartbeatError
 from lat.ledger import STEPS, LedgerError, Record
 from lat.runs import Entry, Run
@@ -124,16 +124,14 @@ def _sum(a: float | None, b: float | None) -> float | None:
     return None if a is None or b is None else a + b
 
 
-def status(run: Run, folder: Folder, now: datetime | None = None, data: Digest | None = None) -> Status:
-    """Every job of the run, in the order of its entries, seeds and steps; `data` is what is prepared, None where nobody
-    looks.
-    """
+def status(run: Run, folder: Folder, now: datetime | None = None) -> Status:
+    """Every job of the run, in the order of its entries, seeds and steps."""
     now = now or datetime.now(UTC)
-    rows = tuple(_row(run, folder, job, now, data) for job in jobs(run))
+    rows = tuple(_row(run, folder, job, now) for job in jobs(run))
     return Status(run.name, now.isoformat(timespec="seconds"), rows)
 
 
-def _row(run: Run, folder: Folder, job: tuple[Entry, int, str], now: datetime, data: Digest | None) -> Row:
+def _row(run: Run, folder: Folder, job: tuple[Entry, int, str], now: datetime) -> Row:
     entry, seed, step = job
     names = (entry.scale, entry.name, entry.cell.slug, seed, step)
     beat, damaged, refused = None, "", ""
@@ -146,7 +144,7 @@ def _row(run: Run, folder: Folder, job: tuple[Entry, int, str], now: datetime, d
     path = folder.record(entry, seed, step)
     if path.exists():
         try:
-            return _finished(names, checked(run, job, path, data))
+            return _finished(names, checked(run, job, path))
         except LedgerError as error:
             refused = str(error)
     if beat is not None:
@@ -311,20 +309,20 @@ def _wrapped(words: str, width: int = WIDTH) -> list[str]:
     return textwrap.wrap(words, width, max_lines=3, placeholder=" …")
 
 
-def show(run: Run, folder: Folder, data: Digest | None = None, *, as_json: bool = False) -> None:
+def show(run: Run, folder: Folder, *, as_json: bool = False) -> None:
     """Print the status once: for people, or as JSON."""
-    found = status(run, folder, data=data)
+    found = status(run, folder)
     _say(json.dumps(found.to_json(), indent=1) if as_json else "\n".join(text(found, run)))
 
 
-def watch(run: Run, folder: Folder, data: Digest | None = None, *, as_json: bool = False) -> None:
+def watch(run: Run, folder: Folder, *, as_json: bool = False) -> None:
     """Print the status every two seconds until interrupted: in place on a terminal, cut to its height; else one below
     the other, JSON a line each.
     """
     terminal = sys.stdout.isatty() and not as_json
     try:
         while True:
-            found = status(run, folder, data=data)
+            found = status(run, folder)
             if as_json:
                 _say(json.dumps(found.to_json()))
             else:

@@ -298,8 +298,8 @@ def warm_up(tree: Path, tests: Sequence[str], path: Path, source: str) -> Baseli
         raise MutationError(
             f"the tests of {path.name} fail without a mutant:\n{(tree / 'unmutated.log').read_text()[-3000:]}"
         )
-    sys.path[:0] = [str(tree), str(tree / "tests")]
-    import type_checks  # the copy's
+    sys.path[:0] = [str(tree), str(Path(__file__).resolve().parents[1])]
+    import type_checks
 
     names = (tree / "imported.txt").read_text().splitlines()
     for name in [name for name in names if name.partition(".")[0] != PACKAGE]:

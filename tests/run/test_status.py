@@ -397,15 +397,6 @@ def test_whoever_reads_only_the_first_lines_gets_no_traceback(tmp_path: Path) ->
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_what_was_made_from_other_data_than_is_prepared_is_refused(run: Run, folder: Folder) -> None:
-    held = {("digits", "train", None): "d" * 64, ("digits", "test", None): "a" * 64}
-    now = status.status(run, folder, NOW, lambda *asked: held.get(asked))
-    assert now.counts == {"done": 6, "refused": 6}
-    notes = {row.note.split(": ")[1] for row in now.rows if row.step == "attack"}
-    assert {note.partition(";")[0] for note in notes} == {"data dddddddd of digits, part test"}
-    assert status.status(run, folder, NOW, lambda *asked: "d" * 64).counts == {"done": 12}
-
-
 def test_heartbeats_lie_beside_the_records(run: Run, folder: Folder) -> None:
     entry = run.entry("dnn@wide")
     path = folder.heartbeat(entry, 0, "train")
