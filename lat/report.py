@@ -221,6 +221,7 @@ def _run(plan: Plan, ledger: Ledger, root: Path) -> dict[str, Any]:
                 "epochs": scale.epochs,
                 "batch": given.get("batch", plan.config["schedule"]["batch"]),
                 "train": given.get("train", plan.config["train"]),
+                "images": given.get("images", plan.config.get("images")),
                 "seeds": scale.seeds,
                 "cells": len(scale.cells),
                 "measured": sum(bool(ledger.rows(scale.name, cell, plan.slugs)) for cell in scale.cells),

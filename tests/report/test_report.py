@@ -228,9 +228,11 @@ def test_what_a_shorter_training_means_is_said_of_the_scales_that_are_shorter(
     assert "calibrated has 4, 2 % of them; wide has 4, 2 % of them" in said
     data = content(built[0])
     for scale in data["run"]["scales"]:
-        scale["epochs"] = 200
+        assert scale["images"] is None
+        scale |= {"epochs": 200, "images": 2345}
     (work / "report.json").write_text(json.dumps(data))
     assert "The paper trains for" not in text_of(work)
+    assert text_of(work).count("2345") == len(data["run"]["scales"]), "how many images are attacked"
 
 
 def test_tables_of_networks_with_batchnorm_say_which_statistics_serve(
