@@ -228,11 +228,9 @@ def test_what_a_shorter_training_means_is_said_of_the_scales_that_are_shorter(
     assert "calibrated has 4, 2 % of them; wide has 4, 2 % of them" in said
     data = content(built[0])
     for scale in data["run"]["scales"]:
-        assert scale["images"] is None
-        scale |= {"epochs": 200, "images": 2345}
+        scale["epochs"] = 200
     (work / "report.json").write_text(json.dumps(data))
     assert "The paper trains for" not in text_of(work)
-    assert text_of(work).count("2345") == len(data["run"]["scales"]), "how many images are attacked"
 
 
 def test_tables_of_networks_with_batchnorm_say_which_statistics_serve(
@@ -243,6 +241,21 @@ def test_tables_of_networks_with_batchnorm_say_which_statistics_serve(
         run.config["tables"]["show"][:] = shown
         report.build(written(run, tmp_path / "run"), tmp_path / "run", tmp_path / "out.pdf")
         assert ("re-estimated over the training images without R" in text_of(tmp_path / "build/out")) == expected
+
+
+def test_the_table_of_scales_says_on_how_many_images_each_is_trained_and_attacked(
+    tmp_path: Path, made: Callable[..., Any], written: Callable[..., Plan]
+) -> None:
+    run = made(cells=("dnn",), scales=[("width_8", 8, 1), ("width_9", 9, 1)])
+    run.config["scales"][0] |= {"train": 2345, "images": 678}
+    report.build(written(run, tmp_path / "run"), tmp_path / "run", tmp_path / "out.pdf")
+    tables = [
+        [plain(cell["body"]) for cell in table["children"] if cell["func"] == "cell"]
+        for table in placed(tmp_path / "build/out", "table")
+    ]
+    (cells,) = (cells for cells in tables if cells[:1] == ["width_8"] and len(cells) == 22)
+    assert cells[:11] == ["width_8", "mnist", "4fc", "8", "2345", "678", "128", "4", "1", "1", "1"]
+    assert cells[15:17] == ["all", "all"]
 
 
 def test_an_absent_study_is_a_gap_that_names_its_command(built: tuple[Path, Plan]) -> None:
