@@ -429,6 +429,18 @@ def test_the_first_page_says_what_the_audits_know_of_the_worst_case(
     assert "accuracy is lower by 4.0 points in the median and by 20.0 at most" in paragraph
 
 
+def test_audits_that_are_asked_for_and_not_made_are_no_clean_bill(
+    tmp_path: Path, made: Callable[..., Any], written: Callable[..., Plan]
+) -> None:
+    plan = written(made(cells=("dnn",), scales=[("width_8", 8, 1)]), tmp_path / "run")
+    plan = replace(plan, steps={"width_8": ("train", "attack", "audit")})
+    report.build(plan, tmp_path / "run", tmp_path / "out.pdf")
+    assert content(tmp_path)["audit"]["checks"] == []
+    shown = [heading for heading in headings(tmp_path / "build/out") if heading in ("The audit", "Findings")]
+    assert shown == ["The audit"], "a list of findings that is empty would say that nothing was found"
+    assert "No check speaks against any figure." not in text_of(tmp_path / "build/out")
+
+
 def test_reported_tables_beyond_the_run_are_listed(built: tuple[Path, Plan]) -> None:
     found = content(built[0])["reported_only"]
     assert [table["roman"] for table in found] == ["V", "VI", "VII", "VIII", "IX"]
