@@ -147,6 +147,7 @@ def test_the_readme_s_figures_are_those_of_the_ledgers() -> None:
     under = {attack: f"{100 * accuracy('fc_34_best', WIDE, attack)[0]:.1f}" for attack in ("pgd", "cw")}
     assert f"{under['pgd']} % under PGD at width 256 and {under['cw']} % under the margin loss, less than the" in said
     assert accuracy("fc_34_best", WIDE, "cw")[0] < accuracy("dnn", WIDE, "cw")[0]
+    assert f"best PGD training keeps {100 * accuracy('adv_pgd_best', WIDE, 'worst_case')[0]:.1f} % in the worst" in said
     frame = pd.read_csv(REFERENCE / "mnist/ledger.csv", keep_default_na=False)
     audits = frame[
         (frame["step"] == "audit") & (frame["attack"] == "worst_case") & (frame["metric"] == "robust_accuracy")
