@@ -153,6 +153,7 @@ def figure(rows: Rows, attack: str, *, metric: str = "", step: str = "attack", a
     seeds = {row["seed"] for row in rows}
     lost = {row["seed"] for row in rows if row["status"] == "diverged"}
     found = by_seed(rows, attack, metric=metric, step=step)
+    seeds = lost | set(found) if found else seeds  # what is trained and not attacked yet is no seed of the figure
     note = f"diverged ({len(lost)} of {len(seeds)} seeds)" if lost else ""
     if not found and lost == seeds:
         return Measured("diverged", note, None, len(seeds), len(lost))

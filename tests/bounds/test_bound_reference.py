@@ -20,7 +20,8 @@ REFERENCE = Path(__file__).resolve().parents[2] / "reports/reference/mnist"
 WEIGHTS = sorted(REFERENCE.glob("weights/*/seed*.safetensors"))
 AT_RADIUS = {
     0.1: {"fgsm", "ifgsm", "pgd", "eot", "cw", "pgd_curve@0.1"}
-    | {"pgd_twice", "pgd_restarts", "cw_restarts", "mi_fgsm", "apgd_t", "square", "autoattack", "noise", "transfer"},
+    | {"pgd_twice", "pgd_restarts", "cw_restarts", "mi_fgsm", "apgd_t", "square", "autoattack", "noise", "transfer"}
+    | {"hopskipjump"},
     0.02: {"pgd_curve@0.02"},
 }
 

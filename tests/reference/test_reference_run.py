@@ -153,7 +153,7 @@ def test_the_readme_s_figures_are_those_of_the_ledgers() -> None:
         (frame["step"] == "audit") & (frame["attack"] == "worst_case") & (frame["metric"] == "robust_accuracy")
     ]
     wide = audits[audits["scale"] == WIDE]
-    shared = {cell: f"{100 * value:.1f}" for cell, value in zip(wide["cell"], wide["value"], strict=True)}
+    shared = {cell: f"{100 * float(value):.1f}" for cell, value in zip(wide["cell"], wide["value"], strict=True)}
     assert (
         f"keeps {shared['fc_4']} % when all attacks are counted, FC-3&4 {shared['fc_34']}, the undefended network "
         f"{shared['dnn']}, PGD training {shared['adv_pgd']}"

@@ -155,6 +155,20 @@ def test_costs_hold_distance_and_step_time(run: tuple[Path, Plan]) -> None:
     assert gone["reason"] == "diverged (1 of 1 seeds)"
 
 
+def test_a_seed_that_is_trained_and_not_attacked_is_no_seed_of_the_figure(run: tuple[Path, Plan]) -> None:
+    path = run[0] / "ledger.csv"
+    with path.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    unfinished = {"cell": "dnn", "scale": "calibrated", "seed": "2", "step": "attack"}
+    with path.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(row for row in rows if any(row[key] != value for key, value in unfinished.items()))
+    line = lines_of(built(run), "DNN")["calibrated"]
+    assert line["columns"]["pgd"]["seeds"] == line["seeds"] == 2
+    assert len(values(path, "dnn", "calibrated", "pgd")) == 2
+
+
 def test_a_changed_ledger_value_changes_the_table(run: tuple[Path, Plan]) -> None:
     before = lines_of(built(run), "DNN")["wide"]["columns"]["fgsm"]["text"]
     path = run[0] / "ledger.csv"
