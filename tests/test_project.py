@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import type_checks
 import yaml
 from jaxtyping import TypeCheckError
 from packaging.requirements import Requirement
@@ -19,6 +20,8 @@ from packaging.utils import canonicalize_name
 
 import lat
 from lat import norms
+from lat.attacks import ascent
+from lat.data import arrays
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -149,6 +152,16 @@ def test_no_file_names_a_path_of_one_machine() -> None:
             if MACHINE_PATH.search(line):
                 named.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()[:100]}")
     assert named == []
+
+
+def test_every_module_that_names_tensors_is_checked_while_the_tests_run() -> None:
+    checked = set(type_checks.modules(ROOT / "lat"))
+    for path in (ROOT / "lat").rglob("*.py"):
+        if re.search(r"\bTensor\b|lat\.types", path.read_text(encoding="utf-8")):
+            name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+            assert any(f"{name}.".startswith(f"{other}.") for other in checked), name
+    for function in (ascent.check_count, arrays.tensors, norms.size):
+        assert hasattr(function, "__wrapped__"), "jaxtyping leaves the function that it checks there"
 
 
 def test_shapes_are_checked_while_the_tests_run() -> None:

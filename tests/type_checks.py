@@ -1,5 +1,6 @@
 """Shapes and types, checked while the tests run: those of every annotated function and dataclass of the modules that
-import torch. Modules without tensors are left to mypy, since the checks cost more time than the tests themselves.
+import torch or names of shapes, at their top or where they need them. Modules without tensors are left to mypy, since
+the checks cost more time than the tests themselves.
 
 As for mypy, an int passes where a float is asked for. A Protocol of those modules has to be @runtime_checkable for
 this, and a method returns its class by name (not Self).
@@ -16,11 +17,11 @@ from typing import Any
 from jaxtyping import install_import_hook
 
 CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
-TENSORS = re.compile(r"^(?:import|from) (?:torch|jaxtyping)\b", re.MULTILINE)
+TENSORS = re.compile(r"^ *(?:import|from) (?:torch|jaxtyping|lat\.types)\b", re.MULTILINE)
 
 
 def modules(package: Path) -> Iterator[str]:
-    """The names of a package's modules that import torch."""
+    """The names of a package's modules that know tensors."""
     for path in sorted(package.rglob("*.py")):
         if TENSORS.search(path.read_text(encoding="utf-8")):
             parts = path.relative_to(package.parent).with_suffix("").parts
