@@ -1,6 +1,6 @@
 """What each setting of `compute:` does to plain training on a processor: its time, and how far the weights go apart.
 
-    .venv/bin/python benchmarks/compute.py                  # the small convolutional and deep networks
+    .venv/bin/python benchmarks/compute.py                  # the small networks
     .venv/bin/python benchmarks/compute.py vgg16            # some of them
 
 A step with the setting and one without run in turns, as in `benchmarks/overhead.py`, on random images; what compiling

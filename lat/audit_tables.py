@@ -174,7 +174,7 @@ def _scale(
     return {
         "scale": scale.name,
         "width": scale.width,
-        "seeds": max(len(results(rows)) for rows in cells.values()),
+        "seeds": max((len(results(rows)) for rows in cells.values()), default=0),
         "of_seeds": scale.seeds,
         "attacks": attacks,
         "images": {name: " or ".join(f"{n:,}" for n in seen) for name, seen in counts.items()},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,17 @@ def test_a_scale_says_how_many_seeds_were_audited(told: Callable[..., dict[str, 
     assert (one["scales"][0]["seeds"], one["scales"][0]["of_seeds"]) == (1, 2)
     two = told(("dnn", 0, "zero_gradients", "passed", 0.0, 1000), ("dnn", 1, "zero_gradients", "passed", 0.0, 1000))
     assert (two["scales"][0]["seeds"], two["scales"][0]["of_seeds"]) == (2, 2)
+
+
+def test_a_scale_without_cells_has_no_audited_seeds(
+    tmp_path: Path, made: Callable[..., Any], written: Callable[..., Plan]
+) -> None:
+    plan = written(made(cells=["dnn"], scales=[("calibrated", 12, 2)]), tmp_path)
+    empty = replace(
+        plan, scales=(replace(plan.scales[0], cells=()),), steps={"calibrated": ("train", "attack", "audit")}
+    )
+    (scale,) = audit_tables.summary(read_ledger(tmp_path / "ledger.csv"), empty, LABELS, SETTINGS)["scales"]
+    assert (scale["seeds"], scale["lines"]) == (0, [])
 
 
 def test_a_seed_that_diverged_in_another_step_is_out() -> None:
