@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lat.cells import FULLY_CONNECTED
-from lat.ledger import LedgerError, Record, atomic, read_records, record_path, write_ledger
+from lat.ledger import STEPS, LedgerError, Record, atomic, read_records, record_path, write_ledger
 from lat.runs import Entry, Run, tested
 
 EQUIVALENCE = ("equivalence.csv", "equivalence.json")
@@ -263,7 +263,7 @@ def _check_equivalence(records: list[Record], folder: Folder) -> None:
 
 def restore(run: Run, source: Path, folder: Folder, data: Digest | None = None) -> tuple[int, int]:
     """Put the records of an exported run back, marked imported: weights and verdicts first, then the record of each
-    job.
+    job, all of training before all of attacks and those before audits, which look at networks of other seeds too.
 
     Returns how many records were put back and how many were left out because the run does not ask for them. A record
     that the folder has already stays. Raises LedgerError where a file's digest is not its record's, a record is of
@@ -273,7 +273,7 @@ def restore(run: Run, source: Path, folder: Folder, data: Digest | None = None) 
     wanted = {(entry.cell.slug, seed, step): entry for entry, seed, step in jobs(run)}
     exported, records = Folder(source), read_records(source / "records.jsonl")
     put = left = 0
-    for record in records:
+    for record in sorted(records, key=lambda found: STEPS.index(found.step)):
         entry = wanted.get((record.cell.slug, record.seed, record.step))
         if entry is None or record.settings != run.settings(entry, record.step):
             left += 1

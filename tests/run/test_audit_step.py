@@ -121,6 +121,21 @@ def test_an_audited_run_is_exported_put_back_and_derived_again(
     assert not needs_weights(run, again, entry, 1, "audit")
 
 
+def test_every_audit_put_back_is_newer_than_all_that_it_looks_at(run: Run, done: Folder, tmp_path: Path) -> None:
+    """Snakemake repeats an audit whose surrogates are newer than its record."""
+    export(run, done, tmp_path / "kept")
+    again = Folder(tmp_path / "again")
+    restore(run, tmp_path / "kept", again)
+    audits = [(entry, seed) for entry, seed, step in jobs(run) if step == "audit"]
+    assert len(audits) == 4
+    for entry, seed in audits:
+        networks = [(entry, seed), *run.surrogates(entry, seed).values()]
+        assert len(networks) == 3
+        seen = [*(again.weights(*network) for network in networks), again.record(entry, seed, "attack")]
+        made = again.record(entry, seed, "audit").stat().st_mtime_ns
+        assert all(path.stat().st_mtime_ns <= made for path in seen)
+
+
 def test_an_altered_figure_of_an_audit_comes_out_different(
     run: Run, done: Folder, tmp_path: Path, digits_root: Path
 ) -> None:
