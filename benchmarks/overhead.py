@@ -63,8 +63,8 @@ NETWORKS = (
     Network("wrn10", 1, CIFAR, 10, 1, classes=100),
 )
 FULL = (
-    Network("vgg16", 64, CIFAR, 5, 1, batch=8),
-    Network("wrn28", 10, CIFAR, 3, 1, batch=8, classes=100),
+    Network("vgg16", 64, CIFAR, 20, 1, batch=8),
+    Network("wrn28", 10, CIFAR, 8, 1, batch=8, classes=100),
 )
 
 
