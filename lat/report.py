@@ -23,7 +23,7 @@ from lat.run_files import read
 
 ROOT = Path(__file__).resolve().parents[1]
 TEMPLATES = "reports"
-STUDIES = ("calibration", "calibration_cnn", "readings", "readings_deep", "sensitivity")
+STUDIES = ("calibration", "calibration_cnn", "readings", "readings_cnn", "readings_deep", "sensitivity")
 ALWAYS = ("readings", "sensitivity")  # the studies of every report, a gap where they are not there
 CALIBRATED = {
     "calibration": "table_2",

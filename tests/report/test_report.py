@@ -278,7 +278,8 @@ def test_the_studies_are_read_from_the_ledgers_that_the_run_names(
     changed = ("dnn", "fc_4", "dnn batch=64", "fc_4 batch=64")
     written(made(cells=changed, scales=[("calibrated", 10, 2)]), root / "study/sensitivity")
     written(made(cells=("dnn",), scales=[("max_1", 1, 2)]), root / "study/calibration_cnn")
-    written(made(cells=("fc_4 statistics=reestimated",), scales=[("quarter", 16, 1)]), root / "study/readings_deep")
+    for deeper in ("readings_cnn", "readings_deep"):
+        written(made(cells=("fc_4 statistics=reestimated",), scales=[("quarter", 16, 1)]), root / "study" / deeper)
     config = {**built[1].config, "studies": {name: f"study/{name}" for name in report.STUDIES}}
     plan = replace(built[1], config=config)
     report.build(plan, built[0], tmp_path / "out.pdf", plans={"readings": reading_plan}, root=root)
@@ -286,8 +287,9 @@ def test_the_studies_are_read_from_the_ledgers_that_the_run_names(
     assert [entry["width"] for entry in found["calibration"]["found"]["widths"]] == [8, 10]
     assert found["calibration_cnn"]["found"]["reported_text"]["clean"] == "97.94", "the undefended row of Table V"
     assert found["readings"]["found"]["groups"][0]["winner"].startswith("fc_34 law=")
-    assert found["readings_deep"]["found"]["groups"][0]["points"][0]["changes"] == "statistics=reestimated"
-    assert "The reading study of the deep networks" in headings(tmp_path / "build/out")
+    for deeper, heading in (("readings_cnn", "of 3Conv2FC"), ("readings_deep", "of the deep networks")):
+        assert found[deeper]["found"]["groups"][0]["points"][0]["changes"] == "statistics=reestimated"
+        assert f"The reading study {heading}" in headings(tmp_path / "build/out")
     rows = {row["id"]: row for row in found["sensitivity"]["found"]["alternatives"]}
     assert rows["batch_64"]["cells"]["fc_4"]["state"] == "ok"
     assert "calibration.svg" in content(tmp_path)["figures"]["files"]
