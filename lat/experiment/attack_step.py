@@ -13,7 +13,7 @@ import torch
 from lat import attacks, data, evaluation, heartbeats, training
 from lat.cells import own_seed, seed_for
 from lat.environment import prepare_torch
-from lat.experiment.job import Job, Report, file_digest, load_weights, record_of
+from lat.experiment.job import Job, Report, at_once, file_digest, load_weights, record_of
 from lat.ledger import Figure, Record
 from lat.runs import FIXED_ATTACKS
 
@@ -49,11 +49,13 @@ def _attack(
     started = time.perf_counter()
     weights, record, verdicts = paths
     images = data.load(job.cell.dataset, part, job.data_root, job.images)
-    model = load_weights((job.cell.model, job.cell.width), weights, images.shape, images.classes, job.device)
+    network, layout = (job.cell.model, job.cell.width), job.cell.compute.channels_last
+    model = load_weights(network, weights, images.shape, images.classes, job.device, channels_last=layout)
     x, y = data.tensors(images, job.device)
     chosen = attacks.from_settings(settings)
     tell = told(heart, chosen, len(y), report)
-    found = evaluation.evaluate(model, x, y, chosen, own_seed(job.cell, job.seed, "attacks"), progress=tell)
+    seed, batch = own_seed(job.cell, job.seed, "attacks"), at_once(job.cell.model, job.device)
+    found = evaluation.evaluate(model, x, y, chosen, seed, batch, tell)
     evaluation.save_verdicts(verdicts, found)
     clean = float(found.clean.mean())
     made = record_of(
@@ -153,5 +155,5 @@ def attack_checkpoint(
     model = load_weights(network, weights, images.shape, images.classes, device)
     x, y = data.tensors(images, device)
     chosen, derived = attacks.from_settings(settings), seed_for(file_digest(weights), seed, "attacks")
-    found = evaluation.evaluate(model, x, y, chosen, derived, progress=report)
+    found = evaluation.evaluate(model, x, y, chosen, derived, at_once(network[0], device), report)
     return [Figure("clean_accuracy", float(found.clean.mean()), n=len(found.clean)), *attack_figures(found)]

@@ -15,7 +15,7 @@ from lat.cells import own_seed
 from lat.collection import SURROGATE, Folder
 from lat.environment import prepare_torch
 from lat.experiment.attack_step import attack_figures, told, whole_worst_case
-from lat.experiment.job import Job, Report, file_digest, load_weights, record_of
+from lat.experiment.job import Job, Report, at_once, file_digest, load_weights, record_of
 from lat.findings import ENOUGH
 from lat.ledger import Figure, LedgerError, Record
 from lat.runs import FIXED_ATTACKS, TRANSFER, Entry, Run
@@ -80,10 +80,10 @@ def _audit(
     started = time.perf_counter()
     images = data.load(job.cell.dataset, run.part, job.data_root, job.images)
     before = attacked(files)
-    network = (job.cell.model, job.cell.width)
+    network, layout = (job.cell.model, job.cell.width), job.cell.compute.channels_last
 
     def network_of(path: Path) -> nn.Module:
-        return load_weights(network, path, images.shape, images.classes, job.device)
+        return load_weights(network, path, images.shape, images.classes, job.device, channels_last=layout)
 
     model, plan = network_of(files.weights), run.audits[entry.scale]
     surrogates = {name: network_of(path) for name, path in files.surrogates.items()}
@@ -92,8 +92,8 @@ def _audit(
     own = {name: attack for name, attack in given.items() if name.split("@")[0] in plan.attacks}
     if plan.transfer and surrogates:
         own[TRANSFER] = attacks.Transfer(given[plan.transfer], surrogates)
-    seed = own_seed(job.cell, job.seed, "audit")
-    found = evaluation.evaluate(model, x, y, own, seed, progress=told(heart, own, len(y), report))
+    seed, batch = own_seed(job.cell, job.seed, "audit"), at_once(job.cell.model, job.device)
+    found = evaluation.evaluate(model, x, y, own, seed, batch, told(heart, own, len(y), report))
     evaluation.save_verdicts(files.verdicts, found)
     subject = audit.Subject(
         model,

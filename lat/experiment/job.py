@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lat import models
-from lat.cells import Cell
+from lat.cells import FULLY_CONNECTED, Cell
 from lat.environment import hardware, versions
 from lat.ledger import Figure, LedgerError, Record
 from lat.runs import Entry, Run
@@ -54,11 +54,26 @@ class Job:
         return {} if self.images is None else {"images": self.images}
 
 
+def at_once(model: str, device: str) -> int:
+    """How many images of an evaluation go through a registered network at once, where memory holds as many.
+
+    It decides no verdict. On a CPU a convolutional network takes two thirds of the time on batches whose maps stay
+    nearer to its caches (benchmarks/batches.py). Both are multiples of the batches that attacks draw for.
+    """
+    return 250 if device == "cpu" and model not in FULLY_CONNECTED else 1000
+
+
 def load_weights(
-    network: tuple[str, int], path: Path, shape: tuple[int, ...], classes: int, device: str = "cpu"
+    network: tuple[str, int],
+    path: Path,
+    shape: tuple[int, ...],
+    classes: int,
+    device: str = "cpu",
+    *,
+    channels_last: bool = False,
 ) -> nn.Module:
     """The network (model, width) on `device`, with the weights of a safetensors file, or of a torch file that holds
-    tensors alone.
+    tensors alone; `channels_last` in memory, where so asked.
 
     Raises LedgerError naming the file and what differs.
     """
@@ -76,7 +91,8 @@ def load_weights(
         ) from error
     except (RuntimeError, TypeError, AttributeError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
         raise LedgerError(f"{path}: not the weights of {name} at width {width} ({error})") from error
-    return model.to(device)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return model.to(device).to(memory_format=layout)  # type: ignore[call-overload]
 
 
 def contiguous(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -12,14 +12,16 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+import yaml
 from small_run import scale, small_run
 
 from lat import data, environment, evaluation, experiment, training
 from lat.cells import Schedule
 from lat.collection import Folder, collect, export, jobs
-from lat.experiment import Job
+from lat.experiment import Audited, Job
 from lat.ledger import Figure, LedgerError, Record
 from lat.memory import Batch, TrainingError
+from lat.run_files import ROOT
 from lat.runs import Entry, Run
 
 ATTACKS = {"file": "config/attacks.yaml", "names": ["fgsm", "ifgsm"]}
@@ -163,6 +165,39 @@ def test_images_that_do_not_fit_into_memory_are_no_matter_of_the_batch(
     monkeypatch.setattr(data, "byte_tensors", full)
     with pytest.raises(TrainingError, match=r"train: 1437 images to train on and 360 .* of 'cpu' .*; train on fewer"):
         do(run, run.entry("dnn"), Folder(tmp_path), digits_root)
+
+
+def test_an_evaluation_cuts_images_by_device_and_network_and_keeps_the_cells_layout(
+    tmp_path: Path, digits_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[bool, int]] = []
+    real = evaluation.evaluate
+
+    def spied(model: torch.nn.Module, x: Any, y: Any, attacks: Any, seed: int, batch: int, *rest: Any) -> Any:
+        weight = next(p for p in model.parameters() if p.dim() == 4 and p.shape[1] > 1)
+        seen.append((weight.is_contiguous(memory_format=torch.channels_last), batch))
+        return real(model, x, y, attacks, seed, batch, *rest)
+
+    monkeypatch.setattr(evaluation, "evaluate", spied)
+    compute = {"precision": "float32", "channels_last": True, "compile": "none"}
+    convolutional = scale(name="last", model="3conv2fc", width=2, epochs=1, cells=["dnn"])
+    audit = {"file": "config/audit.yaml", "checks": "cheap", "attacks": [], "transfer": None}
+    scales = [convolutional | {"compute": compute}, convolutional | {"name": "first"}]
+    asked = small_run(scales=scales, attacks=ATTACKS | {"names": ["fgsm"]}, audit=audit)
+    for entry in asked.entries:
+        folder = Folder(tmp_path / entry.scale)
+        do(asked, entry, folder, digits_root)
+        job = Job.of(asked, entry, 0, "audit", digits_root)
+        experiment.audit_cell(job, asked, entry, Audited.of(asked, folder, entry, 0))
+    assert seen == [(True, 250)] * 2 + [(False, 250)] * 2
+
+
+def test_images_at_once_are_multiples_of_the_batches_that_attacks_draw_for() -> None:
+    assert [experiment.at_once(*given) for given in (("4fc", "cpu"), ("3conv2fc", "cuda:0"))] == [1000] * 2
+    described = yaml.safe_load((ROOT / "config/attacks.yaml").read_text())
+    own = {given["batch"] for given in described.values() if "batch" in given}
+    assert own
+    assert all(images % batch == 0 for images in (250, 1000) for batch in own)
 
 
 def test_a_seed_that_diverges_is_recorded(run: Run, tmp_path: Path, digits_root: Path) -> None:
