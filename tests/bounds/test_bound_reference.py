@@ -17,7 +17,7 @@ from lat.evaluation import load_verdicts
 from lat.models import build
 
 REFERENCE = Path(__file__).resolve().parents[2] / "reports/reference/mnist"
-WEIGHTS = sorted(REFERENCE.glob("weights/*/seed*.safetensors"))
+WEIGHTS = sorted(REFERENCE.glob("weights/mnist-4fc-*/seed*.safetensors"))
 AT_RADIUS = {
     0.1: {"fgsm", "ifgsm", "pgd", "eot", "cw", "pgd_curve@0.1"}
     | {"pgd_twice", "pgd_restarts", "cw_restarts", "mi_fgsm", "apgd_t", "square", "autoattack", "noise", "transfer"}
