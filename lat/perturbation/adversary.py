@@ -12,16 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from lat.cells import Law, Reading
-from lat.laws import Fixed, draw_epsilon
-from lat.linear_maps import TransposedConvolved
+from lat.laws import Fixed
+from lat.perturbation import gradients
+from lat.perturbation.error import PerturbationError
 from lat.perturbation.forming import Formation, Term
 from lat.perturbation.passing import Seen
 from lat.perturbation.routes import INPUT
-from lat.sites import SiteError, Tap, activation_after, chain, refuse_compiled
-
-
-class PerturbationError(RuntimeError):
-    """A `LayerwiseAdversary` was called out of order; the message says what to call first."""
+from lat.sites import SiteError, Tap, refuse_compiled
 
 
 class LayerwiseAdversary:
@@ -109,10 +106,7 @@ class LayerwiseAdversary:
         if len(set(self.layers)) != len(self.layers):
             raise SiteError(f"layers: {', '.join(self.layers)} names a layer twice; name each once")
         self._formation = Formation(self.model, self.layers, self.law, self.reading)
-        self._gradient_sites = {name: name for name in self._formation.sources}
-        if self.reading.at == "activation":
-            order = chain(self.model)
-            self._gradient_sites = {name: activation_after(order, name) for name in self._formation.sources}
+        self._gradient_sites = gradients.sites(self.model, self._formation)
         watched = dict.fromkeys([*self.layers, *self._formation.sources, *self._gradient_sites.values()])
         self._watched: Mapping[str, nn.Module] = {name: self.model.get_submodule(name) for name in watched}
         on_the_way = self._formation.route
@@ -269,7 +263,7 @@ class LayerwiseAdversary:
     def _learn(self, tap: Tap, mend: str) -> None:
         """Terms and R from the gradients that `tap` has recorded."""
         with torch.no_grad(), self._formation.full_precision():
-            terms = self._terms_of(tap, mend)
+            terms = gradients.terms(self._formation, self._gradient_sites, tap, self._rng, mend)
             if unseen := [name for name in self._readers if name not in tap.sizes]:
                 raise PerturbationError(f"no forward pass led through {unseen[0] or 'the whole model'!r}: {mend}")
             seen = Seen(dict(tap.sizes), dict(tap.seen))
@@ -282,49 +276,6 @@ class LayerwiseAdversary:
             terms = {name: Term(None, None, formed[name], term.rows, term.size) for name, term in terms.items()}
             seen = Seen({}, {})
         self._terms, self._seen = terms, seen
-
-    def _terms_of(self, tap: Tap, mend: str) -> dict[str, Term]:
-        one_draw = self.reading.scope != "local" and self.law.draw != "element"
-        shared: Tensor | float | None = None
-        terms: dict[str, Term] = {}
-        directions: dict[str, Tensor] = {}
-        for name in self.layers:
-            source = self._formation.source(name)
-            site = self._gradient_sites[source]
-            if site not in tap.gradients or name not in tap.sizes:
-                frozen = site in tap.edges and tap.edges[site] is None
-                asked = "its output requires none; let a parameter up to it, or the input, require a gradient"
-                raise PerturbationError(f"no gradient reached layer {site!r}: {asked if frozen else mend}")
-            if source not in directions:
-                directions[source] = self._direction(source, site, tap)
-            direction = directions[source]
-            n = tap.gradients[site].shape[0]
-            if not one_draw or shared is None:
-                shared = draw_epsilon(self.law, (n, *direction.shape[1:]), direction, self._rng(direction.device))
-            rows = self._formation.rows(n, shared=self.reading.pairing == "mean" and self.law.draw == "batch")
-            eps = shared.view(-1, *[1] * (direction.dim() - 1)) if one_draw and isinstance(shared, Tensor) else shared
-            terms[name] = Term(direction, eps, None, rows, tap.sizes[name])
-        return terms
-
-    def _direction(self, source: str, site: str, tap: Tap) -> Tensor:
-        """The sign of the gradient at the output of layer `source` (closed) or at its input (propagated)."""
-        first = self._formation.map(source, tap.sizes[source])
-        weight = first.module.weight
-        g = tap.gradients[site].to(weight.dtype)
-        if weight.dim() > 2 and g.dim() != weight.dim():
-            raise PerturbationError(
-                f"the gradient at {site!r} has shape {tuple(g.shape)}, not (n, filters, *size) as {source!r} gives; "
-                "give the model a batch, and flatten after the activation"
-            )
-        if isinstance(first, TransposedConvolved) and g.shape[1:] != first.outputs:
-            raise PerturbationError(
-                f"the gradient at {site!r} has shape {tuple(g.shape)}, and its layer {source!r} gives {first.outputs}; "
-                "leave output_size out of its call, and give it output_padding"
-            )
-        if self.reading.pairing == "mean":
-            g = g.mean(dim=0, keepdim=True)
-        gradient = g if self.reading.form == "closed" else first.input_gradient(g)
-        return torch.sign(gradient).nan_to_num_(nan=0.0)
 
     def _rng(self, device: torch.device) -> torch.Generator:
         if self._generator is None or self._generator.device != device:

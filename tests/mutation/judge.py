@@ -81,6 +81,14 @@ TESTS: Mapping[str, tuple[str, ...]] = {
         "tests/method/test_wider_scopes.py",
         "tests/method/test_pushed_delta.py",
     ),
+    "perturbation/gradients": (
+        "tests/method/test_perturbation*.py",
+        "tests/method/test_adversary_contract.py",
+        "tests/method/test_convolutional_contract.py",
+        "tests/method/test_wider_scopes.py",
+        "tests/method/test_pushed_delta.py",
+        "tests/method/test_equations_transposed.py",
+    ),
     "perturbation/kept": ("tests/method/test_wider_scopes.py",),
     "perturbation/passing": (
         "tests/method/test_wider_scopes.py",

@@ -71,7 +71,7 @@ def test_comments_docstrings_and_blank_lines_change_nothing(package: Path) -> No
         ("training.py", "0.1 **", "0.2 **"),
         ("models/mlp.py", "nn.ReLU()", "nn.Tanh()"),
         ("defences/layerwise.py", "cross_entropy(", "cross_entropy(0 * "),
-        ("perturbation/adversary.py", "torch.sign(", "torch.neg("),
+        ("perturbation/gradients.py", "torch.sign(", "torch.neg("),
         ("perturbation/passing.py", "scale * value", "value"),
         ("equations.py", "return ", "return 0 * "),
         ("cells.py", '"big"', '"little"'),
