@@ -13,7 +13,7 @@ import torch
 from lat import attacks, data, evaluation, heartbeats, training
 from lat.cells import own_seed, seed_for
 from lat.environment import prepare_torch
-from lat.experiment.job import Job, Report, at_once, file_digest, load_weights, record_of
+from lat.experiment.job import Job, Report, at_once, file_digest, load_weights, network_of, record_of
 from lat.ledger import Figure, Record
 from lat.runs import FIXED_ATTACKS
 
@@ -49,8 +49,7 @@ def _attack(
     started = time.perf_counter()
     weights, record, verdicts = paths
     images = data.load(job.cell.dataset, part, job.data_root, job.images)
-    network, layout = (job.cell.model, job.cell.width), job.cell.compute.channels_last
-    model = load_weights(network, weights, images.shape, images.classes, job.device, channels_last=layout)
+    model = network_of(job, weights, images)
     x, y = data.tensors(images, job.device)
     chosen = attacks.from_settings(settings)
     tell = told(heart, chosen, len(y), report)

@@ -8,14 +8,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
-
 from lat import attacks, audit, data, evaluation, heartbeats, training
 from lat.cells import own_seed
 from lat.collection import SURROGATE, Folder
 from lat.environment import prepare_torch
 from lat.experiment.attack_step import attack_figures, told, whole_worst_case
-from lat.experiment.job import Job, Report, at_once, file_digest, load_weights, record_of
+from lat.experiment.job import Job, Report, at_once, file_digest, network_of, record_of
 from lat.findings import ENOUGH
 from lat.ledger import Figure, LedgerError, Record
 from lat.runs import FIXED_ATTACKS, TRANSFER, Entry, Run
@@ -80,13 +78,8 @@ def _audit(
     started = time.perf_counter()
     images = data.load(job.cell.dataset, run.part, job.data_root, job.images)
     before = attacked(files)
-    network, layout = (job.cell.model, job.cell.width), job.cell.compute.channels_last
-
-    def network_of(path: Path) -> nn.Module:
-        return load_weights(network, path, images.shape, images.classes, job.device, channels_last=layout)
-
-    model, plan = network_of(files.weights), run.audits[entry.scale]
-    surrogates = {name: network_of(path) for name, path in files.surrogates.items()}
+    model, plan = network_of(job, files.weights, images), run.audits[entry.scale]
+    surrogates = {name: network_of(job, path, images) for name, path in files.surrogates.items()}
     x, y = data.tensors(images, job.device)
     given = attacks.from_settings({**run.attacks, **plan.attacks})
     own = {name: attack for name, attack in given.items() if name.split("@")[0] in plan.attacks}

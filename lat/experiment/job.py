@@ -15,7 +15,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from lat import models
+from lat import data, models
 from lat.cells import FULLY_CONNECTED, Cell
 from lat.environment import hardware, versions
 from lat.ledger import Figure, LedgerError, Record
@@ -57,8 +57,9 @@ class Job:
 def at_once(model: str, device: str) -> int:
     """How many images of an evaluation go through a registered network at once, where memory holds as many.
 
-    It decides no verdict. On a CPU a convolutional network takes two thirds of the time on batches whose maps stay
-    nearer to its caches (benchmarks/batches.py). Both are multiples of the batches that attacks draw for.
+    It decides no verdict but for last bits. On a CPU a convolutional network takes two thirds of the time on batches
+    whose maps stay nearer to its caches (benchmarks/batches.py). Both are multiples of the batches that attacks draw
+    for.
     """
     return 250 if device == "cpu" and model not in FULLY_CONNECTED else 1000
 
@@ -93,6 +94,16 @@ def load_weights(
         raise LedgerError(f"{path}: not the weights of {name} at width {width} ({error})") from error
     layout = torch.channels_last if channels_last else torch.contiguous_format
     return model.to(device).to(memory_format=layout)  # type: ignore[call-overload]
+
+
+def network_of(job: Job, weights: Path, images: data.Arrays) -> nn.Module:
+    """The network of a job's cell with the weights of a file, on the job's device and in the cell's layout.
+
+    Raises LedgerError naming the file and what differs.
+    """
+    layout = job.cell.compute.channels_last
+    network = (job.cell.model, job.cell.width)
+    return load_weights(network, weights, images.shape, images.classes, job.device, channels_last=layout)
 
 
 def contiguous(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
