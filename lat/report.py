@@ -23,7 +23,7 @@ from lat.run_files import read
 
 ROOT = Path(__file__).resolve().parents[1]
 TEMPLATES = "reports"
-STUDIES = ("calibration", "calibration_cnn", "readings", "readings_cnn", "readings_deep", "sensitivity")
+STUDIES = ("calibration", "calibration_cnn", "readings", "readings_cnn", "rates_cnn", "readings_deep", "sensitivity")
 ALWAYS = ("readings", "sensitivity")  # the studies of every report, a gap where they are not there
 CALIBRATED = {
     "calibration": "table_2",
@@ -263,6 +263,8 @@ def _study(name: str, plan: Plan, described: Iterable[dict[str, Any]], root: Pat
         found = studies.calibration(ledger, undefended["reported"])
     elif name.startswith("readings"):
         found = studies.readings(ledger, own)
+    elif name == "rates_cnn":
+        found = studies.rates(ledger, own)
     else:
         found = studies.sensitivity(ledger, _assumptions(plan, root), own)
     return {"found": found, "gap": "", "command": command}

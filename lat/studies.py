@@ -125,10 +125,25 @@ def readings(ledger: Ledger, plan: Plan | None = None) -> dict[str, Any]:
                     "points": ranked,
                 }
             )
+    return {"columns": list(SHOWN), "images": _images(ledger), "groups": groups}
+
+
+def rates(ledger: Ledger, plan: Plan | None = None) -> dict[str, Any]:
+    """The study of the learning rate: every measured point, with how many of its seeds diverged.
+
+    A point's `text` is over the seeds that did not, and empty where all did. Where `plan` is given, the points stand in
+    its order, and `asked` counts all that it lists.
+    """
+    listed = list(plan.slugs) if plan else list(ledger.cells)
+    points = [_point(ledger.cells[place]) for place in listed if place in ledger.cells]
+    return {"columns": list(SHOWN), "images": _images(ledger), "asked": len(listed), "points": points}
+
+
+def _images(ledger: Ledger) -> int | None:
+    """How many images a study was scored on."""
     frame = ledger.frame
     examples = frame.loc[frame["attack"] == WORST_CASE, "n"].dropna()
-    images = int(examples.max()) if len(examples) else None
-    return {"columns": list(SHOWN), "images": images, "groups": groups}
+    return int(examples.max()) if len(examples) else None
 
 
 def _point(rows: Rows) -> dict[str, Any]:
@@ -143,6 +158,8 @@ def _point(rows: Rows) -> dict[str, Any]:
         "changes": " ".join(f"{key}={value}" for key, value in changes.items()),
         "state": "diverged" if lost else worst.state,
         "reason": worst.reason,
+        "seeds": worst.seeds,
+        "diverged": worst.diverged,
         "worst_case": worst.estimate.mean if worst.estimate and not lost else None,
         "text": {key: _text(entry.estimate.mean) for key, entry in found.items() if entry.estimate},
     }

@@ -280,9 +280,14 @@ def test_the_studies_are_read_from_the_ledgers_that_the_run_names(
     written(made(cells=("dnn",), scales=[("max_1", 1, 2)]), root / "study/calibration_cnn")
     for deeper in ("readings_cnn", "readings_deep"):
         written(made(cells=("fc_4 statistics=reestimated",), scales=[("quarter", 16, 1)]), root / "study" / deeper)
+    rates = ("dnn lr=0.1", "all_o lr=0.1", "all_o lr=0.03")
+    diverged = [("all_o lr=0.1", "quarter", 0)]
+    rate_plan = written(made(cells=rates, scales=[("quarter", 4, 2)]), root / "study/rates_cnn", diverged=diverged)
     config = {**built[1].config, "studies": {name: f"study/{name}" for name in report.STUDIES}}
     plan = replace(built[1], config=config)
-    report.build(plan, built[0], tmp_path / "out.pdf", plans={"readings": reading_plan}, root=root)
+    report.build(
+        plan, built[0], tmp_path / "out.pdf", plans={"readings": reading_plan, "rates_cnn": rate_plan}, root=root
+    )
     found = content(tmp_path)["studies"]
     assert [entry["width"] for entry in found["calibration"]["found"]["widths"]] == [8, 10]
     assert found["calibration_cnn"]["found"]["reported_text"]["clean"] == "97.94", "the undefended row of Table V"
@@ -290,6 +295,13 @@ def test_the_studies_are_read_from_the_ledgers_that_the_run_names(
     for deeper, heading in (("readings_cnn", "of 3Conv2FC"), ("readings_deep", "of the deep networks")):
         assert found[deeper]["found"]["groups"][0]["points"][0]["changes"] == "statistics=reestimated"
         assert f"The reading study {heading}" in headings(tmp_path / "build/out")
+    points = found["rates_cnn"]["found"]["points"]
+    assert [(p["changes"], p["seeds"], p["diverged"]) for p in points] == [
+        ("lr=0.1", 2, 0),
+        ("lr=0.1", 2, 1),
+        ("lr=0.03", 2, 0),
+    ]
+    assert "The learning rate of 3Conv2FC" in headings(tmp_path / "build/out")
     rows = {row["id"]: row for row in found["sensitivity"]["found"]["alternatives"]}
     assert rows["batch_64"]["cells"]["fc_4"]["state"] == "ok"
     assert "calibration.svg" in content(tmp_path)["figures"]["files"]

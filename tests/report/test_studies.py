@@ -149,6 +149,29 @@ def test_an_unfinished_study_names_no_winner(
     assert groups["fgsm"]["winner"] == "adv_fixed mix=no"
 
 
+RATES = ("dnn lr=0.1", "fc_34 lr=0.1", "fc_34 lr=0.03", "fc_34 lr=0.01")
+
+
+def test_the_study_of_the_rate_keeps_the_run_s_order_and_says_which_seeds_diverged(
+    tmp_path: Path, made: Callable[..., Any], written: Callable[..., Plan]
+) -> None:
+    run = made(cells=RATES, scales=(("wide", 256, 2),), name="rates_cnn")
+    lost = [("fc_34 lr=0.1", "wide", 0), ("fc_34 lr=0.1", "wide", 1), ("fc_34 lr=0.03", "wide", 0)]
+    plan = written(run, tmp_path, diverged=lost, skipped=["fc_34 lr=0.01"])
+    path = tmp_path / "ledger.csv"
+    found = studies.rates(read_ledger(path), plan)
+    points = found["points"]
+    assert [(p["base"], p["changes"]) for p in points] == [("dnn", "lr=0.1"), ("fc_34", "lr=0.1"), ("fc_34", "lr=0.03")]
+    assert [(p["seeds"], p["diverged"]) for p in points] == [(2, 0), (2, 2), (2, 1)]
+    assert points[1]["text"] == {}
+    with path.open(newline="") as stream:
+        alive = {
+            r["cell"]: r["value"] for r in csv.DictReader(stream) if (r["attack"], r["seed"]) == ("worst_case", "1")
+        }
+    assert points[2]["text"]["worst_case"] == f"{100 * float(alive['fc_34 lr=0.03']):.1f}"
+    assert (found["asked"], found["images"]) == (4, 10_000)
+
+
 CHANGED = ("dnn", "adv_input", "fc_4", "dnn batch=64", "fc_4 batch=64", "adv_input input_draw=batch", "fc_4 draw=batch")
 
 
