@@ -98,7 +98,8 @@ def write(path: Path, identity: Mapping[str, Any], state: Mapping[str, Any]) -> 
     _set_apart(tensors)
     header = {**document, "sha256": _digest(document, tensors)}
     with atomic(path) as temporary:
-        safetensors.torch.save_file(tensors, temporary, metadata={HEADER: json.dumps(header)})
+        # Not save_file, which writes to a file of its own beside it, under a name that nothing clears away.
+        temporary.write_bytes(safetensors.torch.save(tensors, metadata={HEADER: json.dumps(header)}))
         _sync(temporary)
     _sync(path.parent)
 

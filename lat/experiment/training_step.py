@@ -78,7 +78,7 @@ def _train(
         progress=went_on,
     )
     with atomic(weights) as temporary:
-        safetensors.torch.save_file(contiguous(result.model.state_dict()), temporary)
+        temporary.write_bytes(safetensors.torch.save(contiguous(result.model.state_dict())))
     last = result.epochs[-1]
     figures = (
         Figure("loss", last.loss),

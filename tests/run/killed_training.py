@@ -4,7 +4,8 @@ moments until the last, which goes on to the end.
     python killed_training.py <data> <results> <kills>
 
 Each is forked from this process, so that torch is imported once. Printed is a JSON object: the moments of the kills in
-seconds after the process began, and the epoch and step that were on disk then (null where nothing was).
+seconds, counted in turns from the process's start and, so that a busy machine does not kill them all there, from
+its first checkpoint; and the epoch and step that were on disk then (null where nothing was).
 """
 
 from __future__ import annotations
@@ -54,6 +55,11 @@ def ended(process: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
+def written(path: Path) -> int | None:
+    """Which file lies there: each checkpoint is a new one, put in the last one's place."""
+    return path.stat().st_mtime_ns if path.exists() else None
+
+
 def on_disk(path: Path) -> tuple[int, int] | None:
     if not path.exists():
         return None
@@ -69,9 +75,12 @@ def main(data_root: Path, results: Path, kills: int) -> None:
     longest = (time.perf_counter() - started) / kills
     folder = Folder(results / "killed")
     moments, kept = [], []
-    for _ in range(kills):
+    for kill in range(kills):
         moments.append(random.uniform(0, longest))
+        before = written(folder.checkpoint(asked, 0))
         process = begin(asked, folder, data_root, every_s=0.01)
+        while kill % 2 and written(folder.checkpoint(asked, 0)) == before:
+            time.sleep(0.001)
         time.sleep(moments[-1])
         os.kill(process, signal.SIGKILL)
         assert ended(process) == -signal.SIGKILL

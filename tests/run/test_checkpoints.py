@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -197,6 +198,23 @@ def test_what_a_killed_writer_left_is_cleared_away_and_other_files_are_not(tmp_p
     store.remove()
     assert not store.path.exists()
     store.remove()
+
+
+def test_nothing_is_written_under_another_name_than_what_is_cleared_away(tmp_path: Path) -> None:
+    store, seen, over = Checkpoint(tmp_path / "seed1.safetensors", IDENTITY), set[str](), threading.Event()
+
+    def watch() -> None:
+        while not over.is_set():
+            seen.update(path.name for path in tmp_path.iterdir())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    store.keep({"weight": torch.zeros(20_000_000)})
+    over.set()
+    watcher.join()
+    cleared = {name for name in seen if name.startswith(".seed1.safetensors.")}
+    assert cleared, "the writing was not seen"
+    assert seen - cleared <= {"seed1.safetensors"}
 
 
 # When ----------------------------------------------------------------------------------------------------------------
