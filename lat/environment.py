@@ -28,9 +28,10 @@ def prepare_torch(device: str = "cpu") -> None:
 
 
 def versions() -> dict[str, str]:
-    """Python and the packages whose version can change a result."""
+    """Python and the packages whose version can change a result; torch's with the build that it is."""
     found = {"python": platform.python_version()}
-    return found | {name: importlib.metadata.version(name) for name in VERSIONED}
+    found |= {name: importlib.metadata.version(name) for name in VERSIONED}
+    return found | {"torch": str(torch.__version__)}
 
 
 def processor() -> str:

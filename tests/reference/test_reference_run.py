@@ -20,7 +20,7 @@ from lat.experiment import attack_checkpoint, load_weights
 from lat.ledger import read_records, write_ledger
 from lat.measured import Plan, read_ledger
 from lat.report import ROOT
-from lat.studies import calibration, readings, split_name
+from lat.studies import calibration, rates, readings, split_name
 
 REFERENCE = ROOT / "reports/reference"
 PUBLISHED = sorted(path.parent.name for path in REFERENCE.glob("*/records.jsonl"))
@@ -152,7 +152,8 @@ def test_the_convolutional_networks_that_diverged_have_no_live_unit_left_in_thei
             model.get_submodule("relu4").register_forward_hook(lambda _, given, out: hidden.append(out))
             model(x)
             live[record.name] = int((hidden[-1] > 0).any(0).sum())
-    assert live == dict.fromkeys(("adv_pgd", "all_o", "all_w", "conv_23_fc_1", "conv_all", "conv_all_w"), 0)
+    default = ("adv_pgd", "all_o", "all_w", "conv_23_fc_1", "conv_all", "conv_all_w")
+    assert live == dict.fromkeys((*default, "conv_3_best", "conv_all_w_best", "adv_pgd_best"), 0)
 
 
 def test_no_attack_beats_the_worst_case() -> None:
@@ -222,7 +223,39 @@ def test_the_readme_s_figures_of_3conv2fc_are_those_of_the_ledgers() -> None:
         f"{pgd['measured']} of PGD training" in said
     )
     best = [f"{100 * group['points'][0]['worst_case']:.1f}" for group in (layerwise, fgsm, pgd)]
-    assert "the best keep {}, {} and {} % in the worst case".format(*best) in said
+    assert "The best points of the reading study keep {} (layer-wise), {} and {} %.".format(*best) in said
+    rated = rates(read_ledger(REFERENCE / "rates_cnn/ledger.csv"), Plan.of(runs.load(ROOT / "config/rates_cnn.yaml")))
+    points = {point["cell"]: point for point in rated["points"]}
+    assert len(points) == rated["asked"]
+    assert all(point["seeds"] == 2 for point in points.values())
+    assert all(point["diverged"] == 0 for cell, point in points.items() if not cell.endswith("lr=0.1"))
+    at = {cell: points[f"{cell} lr=0.03"]["text"]["worst_case"] for cell in ("dnn", "all_o", "adv_fixed", "adv_pgd")}
+    assert (
+        "at 0.03 the undefended network keeps {dnn} % in the worst case, All-o {all_o}, FGSM training {adv_fixed}, PGD "
+        "training {adv_pgd}.".format_map(at)
+        in said
+    )
+
+
+def test_what_the_readme_says_of_the_best_layer_wise_reading_of_3conv2fc() -> None:
+    said = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+
+    def worst(cell: str) -> float:
+        return 100 * accuracy(cell, CONVOLUTIONAL, "worst_case", images=2000)[0]
+
+    mine = {cell: worst(f"{cell}_best") for cell in ("all_o", "conv_23_fc_1", "all_w")}
+    assert (
+        "All-o to {all_o:.1f} % and Conv-2&3+FC-1 to {conv_23_fc_1:.1f}, less than undirected noise alone, and All-w "
+        "to {all_w:.1f}, less than FGSM training alone; Conv-3 and Conv-w diverge in it.".format_map(mine)
+        in said
+    )
+    assert max(mine["all_o"], mine["conv_23_fc_1"]) < worst("noise")
+    assert mine["all_w"] < min(worst("adv_fixed"), worst("adv_input"))
+    trained = [
+        r for r in read_records(REFERENCE / "mnist/records.jsonl") if (r.scale, r.step) == (CONVOLUTIONAL, "train")
+    ]
+    lost = {r.name for r in trained if r.status == "diverged" and r.name.endswith("_best")}
+    assert lost == {"conv_3_best", "conv_all_w_best", "adv_pgd_best"}  # the last is the row itself
 
 
 def test_every_claim_has_its_verdicts_with_figures_or_a_reason(capsys: pytest.CaptureFixture[str]) -> None:
