@@ -47,6 +47,14 @@ PACKAGE = "lat"
 FEW = 0.2
 """The share of hypothesis' examples that a mutant meets at first: most need no more."""
 
+ADVERSARY = (
+    "tests/method/test_perturbation*.py",
+    "tests/method/test_adversary_contract.py",
+    "tests/method/test_convolutional_contract.py",
+    "tests/method/test_wider_scopes.py",
+    "tests/method/test_pushed_delta.py",
+    "tests/method/test_equations_transposed.py",
+)
 TESTS: Mapping[str, tuple[str, ...]] = {
     "equations": (
         "tests/method/test_equations_*.py",
@@ -68,27 +76,13 @@ TESTS: Mapping[str, tuple[str, ...]] = {
         "tests/method/test_perturbation.py",
     ),
     "laws": ("tests/method/test_perturbation*.py",),
-    "perturbation/adversary": (
-        "tests/method/test_perturbation*.py",
-        "tests/method/test_adversary_contract.py",
-        "tests/method/test_convolutional_contract.py",
-        "tests/method/test_wider_scopes.py",
-        "tests/method/test_pushed_delta.py",
-        "tests/method/test_equations_transposed.py",
-    ),
+    "perturbation/adversary": ADVERSARY,
     "perturbation/forming": (
         "tests/method/test_perturbation*.py",
         "tests/method/test_wider_scopes.py",
         "tests/method/test_pushed_delta.py",
     ),
-    "perturbation/gradients": (
-        "tests/method/test_perturbation*.py",
-        "tests/method/test_adversary_contract.py",
-        "tests/method/test_convolutional_contract.py",
-        "tests/method/test_wider_scopes.py",
-        "tests/method/test_pushed_delta.py",
-        "tests/method/test_equations_transposed.py",
-    ),
+    "perturbation/gradients": ADVERSARY,
     "perturbation/kept": ("tests/method/test_wider_scopes.py",),
     "perturbation/passing": (
         "tests/method/test_wider_scopes.py",
