@@ -24,7 +24,7 @@ from torch import nn
 
 from lat import attacks, data, training
 from lat.attacks import Attack, active, run_attack
-from lat.attacks.losses import Unjudged
+from lat.attacks.protocol import Unjudged
 from lat.cells import Cell, Schedule
 from lat.experiment import load_weights
 from lat.types import Images, Labels, Verdicts

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lat.attacks.draws import Draws
-from lat.attacks.protocol import right
+from lat.attacks.protocol import broken
 from lat.types import Images, Labels, PerExample, Scores, Verdicts
 
 Loss = Callable[[Scores, Labels], PerExample]
@@ -57,24 +57,9 @@ def margin(scores: Scores, y: Labels) -> PerExample:
     return others.amax(1) - own
 
 
-class Unjudged(nn.Module):
-    """A network of whose mistakes no `Oracle` takes notice, so that every ascent on it goes on to its last step.
-
-    What is made for another network needs that: a point that this one gets just wrong, the other mostly gets right.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Images) -> Scores:
-        scores: Scores = self.model(x)
-        return scores
-
-
 @dataclass(frozen=True)
 class Exact:
-    """The loss of `model` at a point, its gradient with respect to that point, and where the model is not `right`.
+    """The loss of `model` at a point, its gradient with respect to that point, and where the search is over (`broken`).
 
     Weight gradients are neither computed nor left behind. Raises NoGradient where the scores are detached.
     """
@@ -93,15 +78,10 @@ class Exact:
                     "the model's scores carry no gradient to its input; remove the detach or no_grad inside it"
                 )
             (gradient,) = torch.autograd.grad(losses.sum(), leaf)
-        return Seen(losses.detach(), gradient, self.wrong(scores.detach()))
+        return Seen(losses.detach(), gradient, broken(self.model, scores.detach(), self.y))
 
     def rows(self, rows: Tensor) -> Exact:
         return Exact(self.model, self.y[rows], self.loss)
-
-    def wrong(self, scores: Scores) -> Verdicts:
-        """Whether these scores of the model end the search: not `right`, and the model not `Unjudged`."""
-        mistaken = ~right(scores, self.y)
-        return torch.zeros_like(mistaken) if isinstance(self.model, Unjudged) else mistaken
 
 
 @dataclass(frozen=True)
@@ -120,7 +100,7 @@ class Smoothed:
 
     def __call__(self, point: Images) -> Seen:
         with torch.no_grad():
-            wrong = self.inner.wrong(self.inner.model(point))
+            wrong = broken(self.inner.model, self.inner.model(point), self.inner.y)
         shifts = self.draws.normal(point[:, None].expand(-1, self.count, *point.shape[1:]))
         losses, gradient, _ = self.inner(torch.add(point, shifts[:, 0], alpha=self.deviation))
         for k in range(1, self.count):

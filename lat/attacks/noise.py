@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lat import norms
 from lat.attacks.ascent import check_choice, check_count
 from lat.attacks.draws import Draws
-from lat.attacks.protocol import Threat, right
+from lat.attacks.protocol import Threat, broken
 from lat.types import Images, Labels
 
 
@@ -55,7 +55,7 @@ class Noise:
         draw = DISTRIBUTIONS[self.distribution]
         found = x.clone()
         with torch.no_grad():
-            standing = torch.nonzero(right(model(x), y)).flatten()
+            standing = torch.nonzero(~broken(model, model(x), y)).flatten()
             for _ in range(self.noise_draws):
                 if not len(standing):
                     break
@@ -63,5 +63,5 @@ class Noise:
                 shift = draw(images, self.threat, draws.rows(standing.tolist()))
                 points = norms.project(images + shift, images, self.threat.ball, self.threat.norm, self.threat.box)
                 found[standing] = points
-                standing = standing[right(model(points), y[standing])]
+                standing = standing[~broken(model, model(points), y[standing])]
         return found

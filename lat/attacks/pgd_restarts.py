@@ -11,7 +11,7 @@ from torch import nn
 from lat.attacks.ascent import ascend, check_choice, check_count, check_positive, start_at
 from lat.attacks.draws import Draws
 from lat.attacks.losses import Exact, Loss, cross_entropy, margin
-from lat.attacks.protocol import Threat, right
+from lat.attacks.protocol import Threat, broken
 from lat.types import Images, Labels
 
 LOSSES: Mapping[str, tuple[Loss, str]] = {"cross_entropy": (cross_entropy, "last"), "margin": (margin, "highest")}
@@ -41,14 +41,16 @@ class PGDRestarts:
         check_choice("loss", self.loss, LOSSES)
 
     def perturb(self, model: nn.Module, x: Images, y: Labels, draws: Draws) -> Images:
-        """For each example the point that broke it, or else that of the last restart; x where it was wrong already.
+        """For each example the point that broke it, or else that of the largest loss; x where it was wrong already.
 
         One uniform draw an example for each restart that it takes part in.
         """
         loss, keep = LOSSES[self.loss]
         step = self.relative_step * self.threat.ball
         found = x.clone()
-        standing = torch.nonzero(_right(model, x, y)).flatten()
+        highest = torch.full_like(x.flatten(1)[:, 0], -torch.inf)
+        with torch.no_grad():
+            standing = torch.nonzero(~broken(model, model(x), y)).flatten()
         for _ in range(self.restarts):
             if not len(standing):
                 break
@@ -56,11 +58,11 @@ class PGDRestarts:
             start = start_at(images, self.threat, "uniform", draws.rows(standing.tolist()))
             at = Exact(model, labels, loss)
             points = ascend(at, images, self.threat, steps=self.steps, step=step, start=start, keep=keep)
-            found[standing] = points
-            standing = standing[_right(model, points, labels)]
+            with torch.no_grad():
+                scores = model(points)
+            over, losses = broken(model, scores, labels), loss(scores, labels)
+            kept = over | ~(losses <= highest[standing])  # NaN is kept
+            found[standing[kept]] = points[kept]
+            highest[standing] = highest[standing].fmax(losses)
+            standing = standing[~over]
         return found
-
-
-def _right(model: nn.Module, x: Images, y: Labels) -> torch.Tensor:
-    with torch.no_grad():
-        return right(model(x), y)

@@ -17,6 +17,9 @@ from lat import norms
 from lat.attacks.draws import Draws
 from lat.types import Images, Labels, PerExample, Scores, Verdicts
 
+RANDOM_FROM = 1e-4
+"""The distance of logits scaled to length 1 from which two passes over the same images count as different."""
+
 
 class AttackError(RuntimeError):
     """An attack left its threat model; the message names the attack and the excess."""
@@ -95,6 +98,39 @@ def right(scores: Scores, y: Labels) -> Verdicts:
     return (scores.argmax(1) == y) & scores.isfinite().all(1)
 
 
+class Unjudged(nn.Module):
+    """A network of whose mistakes no search takes notice, so that each of them goes on to its last step.
+
+    Two need that. What is made on one network for another: a point that the one gets just wrong, the other mostly gets
+    right. And a network that is random: a point that one draw of it gets wrong, the next mostly gets right.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Images) -> Scores:
+        scores: Scores = self.model(x)
+        return scores
+
+
+def broken(model: nn.Module, scores: Scores, y: Labels) -> Verdicts:
+    """Where these scores of the model end a search in the ball: they are not `right`, and it is not `Unjudged`."""
+    mistaken = ~right(scores, y)
+    return torch.zeros_like(mistaken) if isinstance(model, Unjudged) else mistaken
+
+
+def is_random(model: nn.Module, x: Images) -> bool:
+    """Whether two passes of the model over the same images differ by more than rounding.
+
+    Measured as AutoAttack's check of randomised defences measures it (Croce and Hein 2020), and the audit's: by the L2
+    distance of logits scaled to length 1, against RANDOM_FROM. Scores that are not finite count as 0.
+    """
+    with torch.no_grad():
+        first, second = (nn.functional.normalize(model(x).double().nan_to_num(0.0, 0.0, 0.0), dim=1) for _ in range(2))
+    return bool(((first - second).norm(dim=1) > RANDOM_FROM).any())
+
+
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[nn.Module]:
     """The model in eval mode with gradients of its parameters switched off.
@@ -160,6 +196,11 @@ def run_attack(
     `seed` its random draws derive. An image is robust only if the model is right on it and on what the attack found:
     the clean image lies in the ball too. Scores that are not finite count as wrong. The model comes back as it was.
 
+    A network that is random (`is_random`) is attacked as `Unjudged`: searches in the ball go on to their last step and
+    take all their restarts, since one draw in which it errs says little of the next. It is judged in one draw; for
+    its accuracy over many see the audit's `fresh_draws`. Attacks that look for the smallest distance, and those of
+    other packages (AutoAttack, HopSkipJump, Boundary), believe every draw all the same and are weak on it.
+
     Raises AttackError where a candidate leaves ball or box by more than rounding or is not finite, and ValueError where
     x itself lies outside the box.
     """
@@ -171,7 +212,8 @@ def run_attack(
     if float(x.min()) < threat.box[0] or float(x.max()) > threat.box[1] or not bool(x.isfinite().all()):
         raise ValueError(f"{name}: an image leaves the box {threat.box}; scale the images to it")
     with undisturbed(model), torch.no_grad():
-        candidate = attack.perturb(model, x, y, Draws(seed, index)).detach()
+        searched = Unjudged(model) if is_random(model, x) else model
+        candidate = attack.perturb(searched, x, y, Draws(seed, index)).detach()
         adversarial = _checked(candidate, x, threat, name)
         clean, attacked = model(x), model(adversarial)
     return Outcome(

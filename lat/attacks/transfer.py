@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from lat.attacks.draws import Draws
-from lat.attacks.losses import Unjudged
-from lat.attacks.protocol import Attack, SettingError, Threat, right, undisturbed
+from lat.attacks.protocol import Attack, SettingError, Threat, Unjudged, broken, undisturbed
 from lat.types import Images, Labels
 
 
@@ -18,7 +17,7 @@ from lat.types import Images, Labels
 class Transfer:
     """`inner` attacks each of the surrogates, by name, until a candidate breaks the target too (Papernot et al. 2017).
 
-    An ascent on a surrogate goes on to its last step: the first point that breaks the surrogate seldom transfers.
+    A search on a surrogate goes on to its last step: the first point that breaks the surrogate seldom transfers.
     The target is asked for scores and never for a gradient. What transfer breaks and the attacks on the target itself
     do not, shows that the target's gradients mislead. A surrogate must be trained independently of the target: on a
     copy of it this is the inner attack.
@@ -48,7 +47,7 @@ class Transfer:
         """
         found = x.clone()
         with torch.no_grad():
-            standing = torch.nonzero(right(model(x), y)).flatten()
+            standing = torch.nonzero(~broken(model, model(x), y)).flatten()
             for surrogate in self.surrogates.values():
                 if not len(standing):
                     break
@@ -56,5 +55,5 @@ class Transfer:
                     labels, streams = y[standing], draws.rows(standing.tolist())
                     candidates = self.inner.perturb(Unjudged(surrogate), x[standing], labels, streams)
                 found[standing] = candidates
-                standing = standing[right(model(candidates), labels)]
+                standing = standing[~broken(model, model(candidates), labels)]
         return found

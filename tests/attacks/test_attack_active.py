@@ -12,7 +12,8 @@ from small_networks import Digits, Linear
 from torch import Tensor, nn
 
 from lat.attacks import Attack, Draws, Threat, active, run_attack
-from lat.attacks.losses import Unjudged, margin
+from lat.attacks.losses import margin
+from lat.attacks.protocol import Unjudged
 
 ASCENTS = ("fgsm", "ifgsm", "pgd", "eot", "cw", "mi_fgsm", "pgd_restarts", "cw_restarts")
 AT_ONCE, NEVER = 0.0, math.inf

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from lat import norms
 from lat.attacks import CWL2, Draws, Threat, from_settings, run_attack
 from lat.attacks.ascent import ascend
-from lat.attacks.losses import Exact, Seen, Unjudged, cross_entropy, margin
+from lat.attacks.losses import Exact, Seen, cross_entropy, margin
+from lat.attacks.protocol import Unjudged
 
 BALL = ("fgsm", "ifgsm", "pgd", "eot", "cw", "mi_fgsm", "pgd_restarts", "cw_restarts")
 WIDE = (-100.0, 100.0)  # a box that is never reached

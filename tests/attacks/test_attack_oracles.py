@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from lat import norms
 from lat.attacks import CWL2, Attack, Draws, Outcome, Threat, run_attack
 from lat.attacks.ascent import start_at
-from lat.attacks.losses import Unjudged
+from lat.attacks.protocol import Unjudged
 
 with warnings.catch_warnings():
     # Third-party modules, pinned, wanted for their attacks alone: deprecated imports inside them are theirs to mend.

@@ -13,7 +13,7 @@ from small_networks import Digits, Linear
 from torch import Tensor, nn
 
 from lat.attacks import FGSM, SettingError, Threat, Transfer, run_attack
-from lat.attacks.losses import Unjudged
+from lat.attacks.protocol import Unjudged
 from lat.evaluation import evaluate
 
 
