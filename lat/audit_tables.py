@@ -49,9 +49,10 @@ def beside_fixed(ledger: Ledger, plan: Plan) -> dict[str, Any] | None:
     """What the audits say of the worst case over the fixed attacks, each network (a cell's seed) counted once; None
     where there is no audit.
 
-    `networks` were audited; in `restarted` of them the check RESTARTS was made, and in `weak` of those it found PGD
-    from one start too weak. `median` and `largest`, in points, are how much lower the accuracy over all attacks is than
-    that over the fixed ones, on the images that all of them saw; empty where no audit has attacks of its own.
+    `networks` were audited, and `attacked` of them attacked again; in `restarted` of them the check RESTARTS was made,
+    and in `weak` of those it found PGD from one start too weak. `median` and `largest`, in points, are how much lower
+    the accuracy over all attacks is than that over the fixed ones, on the images that all of them saw; empty where no
+    audit has attacks of its own.
     """
     networks: dict[tuple[str, int], dict[tuple[str, str], float]] = {}
     for scale in plan.scales:
@@ -69,6 +70,7 @@ def beside_fixed(ledger: Ledger, plan: Plan) -> dict[str, Any] | None:
             drops.append(100 * (robust[FIXED] - robust[WORST_CASE]))
     return {
         "networks": len(networks),
+        "attacked": len(drops),
         "restarted": len(made),
         "weak": sum((RESTARTS, "found") in found for found in made),
         "median": f"{median(drops):.1f}" if drops else "",

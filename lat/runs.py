@@ -20,6 +20,13 @@ from lat.cells import Cell, CellError
 from lat.grid import ABSENT, ROW_KEYS, SCALE_KEYS, SCHEDULE_KEYS, read_rows, resolve
 from lat.run_files import ROOT, RunError, check, chosen, described, read, whole
 
+COMPARED = {  # the settings of a check whose attacks are held against each other, so that their threats must be one
+    "single_step": ("single", "iterative"),
+    "more_steps": ("base", "stronger"),
+    "more_restarts": ("base", "stronger"),
+    "gradient_free": ("white_box", "needed", "outside"),
+    "noise_alone": ("noise", "needed"),
+}
 TOLD = ("cost", "words")  # of a check: when it is made and how it is told, which changes no result
 FIXED_ATTACKS = ("fgsm", "ifgsm", "pgd", "eot", "cw")  # the fixed attacks that the tables' worst case is made of
 ATTACKS = "config/attacks.yaml"  # the project's own
@@ -298,12 +305,39 @@ def _checks(file: str, which: str, attacks: Mapping[str, Any]) -> dict[str, Mapp
         findings.check_words(checks)
     except ValueError as error:
         raise RunError(f"{file}: {error}") from error
+    threats = _threats(attacks)
+    curves = [name for name, given in attacks.items() if "radii" in given]
     for name, given in checks.items():
-        for key, value in ((key, value) for key, value in given.items() if key not in TOLD):
-            words = [word for word in (value if isinstance(value, list) else [value]) if isinstance(word, str)]
-            if unknown := [word for word in words if word.partition("@")[0] not in (*attacks, TRANSFER)]:
-                raise RunError(f"{file}: {name}.{key}: {unknown[0]!r} is no attack; use one of {', '.join(attacks)}")
+        named = {key: _words(value) for key, value in given.items() if key not in TOLD}
+        for key, words in named.items():
+            known = curves if key == "curve" else [*threats, TRANSFER]
+            if unknown := [word for word in words if word not in known]:
+                raise RunError(f"{file}: {name}.{key}: {unknown[0]!r} is no attack; use one of {', '.join(known)}")
+            if name == "certified" and (free := [word for word in words if threats.get(word, (0, 0))[1] is None]):
+                raise RunError(f"{file}: {name}.{key}: {free[0]!r} has no radius; name attacks in a ball")
+        compared = [word for key in COMPARED.get(name, ()) for word in named[key] if word != TRANSFER]
+        if other := [word for word in compared if threats[word] != threats[compared[0]]]:
+            raise RunError(
+                f"{file}: {name}: {other[0]!r} and {compared[0]!r} differ in norm, radius or box; name attacks of one"
+            )
     return checks
+
+
+def _words(value: object) -> list[str]:
+    """The names in a setting of a check: it, or the entries of its list, where they are strings."""
+    return [word for word in (value if isinstance(value, list) else [value]) if isinstance(word, str)]
+
+
+def _threats(attacks: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[Any, ...]]:
+    """Norm, radius (None: the smallest distance) and box of each attack, by its full name: name@radius where it has
+    radii, as `lat.attacks.settings` names it.
+    """
+    found = {}
+    for name, given in attacks.items():
+        radii = given.get("radii", [given.get("radius")])
+        for radius in radii:
+            found[f"{name}@{radius:g}" if "radii" in given else name] = (given["norm"], radius, tuple(given["box"]))
+    return found
 
 
 def _audit(

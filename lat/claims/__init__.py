@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lat.claims import judgement, text
+from lat.claims import consistency, judgement, text
 from lat.claims.examples import Examples
 from lat.claims.measured import Source
 from lat.claims.printed import Printed
@@ -43,13 +43,15 @@ def judge(
     where they do not. Each entry has `id`, `claim` (our paraphrase), `kind`, `origin`, `added` (None for what was there
     from the start), `source`, `rule`, `reported` and `measured`, either with `verdict`, `text` (the figure that
     decided) and `reason`; `measured` also `by` (a verdict a scale and reading, with all comparisons) and `depends_on`.
-    Differences are points. Raises RunError where the file is not of its schema.
+    Differences are points. Raises RunError where the file is not of its schema, or contradicts the
+    tables or itself.
     """
     content = read(file, "claims", "claims")
     tables = list(tables)
     attacks = [column for column in tables[0]["columns"] if column != "clean"]
-    rules = Rules.of(content["rules"])
-    source = Source(ledger, plan, Printed.of(tables), rules, Examples(folder, attacks, rules.one_seed_alpha))
+    rules, printed = Rules.of(content["rules"]), Printed.of(tables)
+    consistency.check(content, printed, file.name)
+    source = Source(ledger, plan, printed, rules, Examples(folder, attacks, rules.one_seed_alpha))
     return judgement.judge(content["claims"], source, equations, notice)
 
 

@@ -40,6 +40,10 @@ def part(found: Part, level: float) -> str:
         out += f", {found.pairs} seed{'s' if found.pairs > 1 else ''}"
     for entry in found.mcnemar if found.pairs == 1 else ():
         out += f", McNemar's p {probability(entry.p)}{f' ({entry.ahead} ahead)' if entry.ahead else ''}"
+    if found.pairs > 1 and found.mcnemar:
+        ahead = Counter(entry.ahead for entry in found.mcnemar)
+        mine, other, seeds = ahead["subject"], ahead["reference"], len(found.mcnemar)
+        out += f", McNemar: subject ahead in {mine} of {seeds}, reference in {other}"
     return out
 
 

@@ -126,7 +126,7 @@ def _audit(
 
 def attacked(files: Audited) -> evaluation.Evaluation:
     """What the attack step found. Raises LedgerError where its record is of other files than the audit's, or reports
-    another worst case than its verdicts have.
+    another accuracy, of an attack or in the worst case, than its verdicts have.
     """
     record = Record.read(files.attack)
     mend = f"delete {files.attack} and run its job again"
@@ -137,9 +137,13 @@ def attacked(files: Audited) -> evaluation.Evaluation:
             raise LedgerError(f"{files.attack}: of {key} {record.inputs[key][:8]}; {path} has {digest[:8]}; {mend}")
     found = evaluation.load_verdicts(files.attacked)
     worst = whole_worst_case(found)
-    reported = [f.value for f in record.figures if (f.attack, f.metric) == ("worst_case", "robust_accuracy")]
-    if reported != ([] if worst is None else [float(worst.mean())]):
-        raise LedgerError(f"{files.attack}: reports the worst case {reported}, which its verdicts have not; {mend}")
+    verdicts = {**found.verdicts, **({} if worst is None else {"worst_case": worst})}
+    expected = {name: float(robust.mean()) for name, robust in verdicts.items() if name not in found.distances}
+    reported = {figure.attack: figure.value for figure in record.figures if figure.metric == "robust_accuracy"}
+    for name in sorted(expected.keys() | reported.keys()):
+        said, counted = reported.get(name), expected.get(name)
+        if said != counted:
+            raise LedgerError(f"{files.attack}: reports {said} for {name}, its verdicts have {counted}; {mend}")
     return found
 
 

@@ -92,12 +92,13 @@ def judge(
     dataset: str = "mnist",
 ) -> dict[str, dict[str, Any]]:
     """The measured verdicts of the claims, by id; every cell with values is in the plan."""
-    (tmp_path / "claims.yaml").write_text(yaml.safe_dump(FILE | {"claims": list(listed)}))
+    (tmp_path / "claims.yaml").write_text(yaml.safe_dump(FILE | {"claims": list(listed), "questions": []}))
     names = dict.fromkeys(scale for _, scale in values)
-    scales = tuple(Scale(name, dataset, "4fc", 10, 1, 3, ("a", "b", "c"), ("table_2",)) for name in names)
+    scales = tuple(Scale(name, dataset, "4fc", 10, 1, 3, ("a", "b", "c"), ("table_2", "table_3")) for name in names)
     known = {(scale, cell): f"{cell}-{scale}" for cell, scale in values}
     plan = Plan("made", {}, scales, known | dict(slugs or {}))
-    found = claims.judge(tmp_path / "claims.yaml", [TABLE], ledger(values), plan, tmp_path, None)
+    tables = [TABLE, TABLE | {"id": "table_3", "roman": "III"}]
+    found = claims.judge(tmp_path / "claims.yaml", tables, ledger(values), plan, tmp_path, None)
     return {entry["id"]: entry["measured"] for entry in found}
 
 
@@ -123,7 +124,8 @@ def test_holm_takes_back_what_two_claims_of_a_family_cannot_both_bear(tmp_path: 
         assert (place["by_intervals"], place["verdict"], place["family_size"]) == ("holds", "undecided", 2)
         assert place["p_adjusted"] == pytest.approx(0.06, abs=1e-3)
         assert place["reason"] == "holds by the intervals alone; Holm's p 0.06 over 2 claims"
-    apart = judge(tmp_path, [claim("x", "AB"), claim("y", "AC", family="table_3")], values)
+    other = {side: {"table": "table_3", "row": row} for side, row in (("subject", "A"), ("reference", "C"))}
+    apart = judge(tmp_path, [claim("x", "AB"), claim("y", comparisons=[other], family="table_3")], values)
     assert {entry["verdict"] for entry in apart.values()} == {"holds"}
     assert judge(tmp_path, [claim("x", "AB")], values)["x"]["verdict"] == "holds"
 
@@ -260,7 +262,7 @@ def test_a_claim_that_came_later_says_so_in_the_terminal_and_for_programs(tmp_pa
         claim("y", "AB", added={"date": "2026-01-02", "measured": True}),
         claim("z", "AB", added={"date": "2026-01-02", "measured": False}),
     ]
-    (tmp_path / "claims.yaml").write_text(yaml.safe_dump(FILE | {"claims": listed}))
+    (tmp_path / "claims.yaml").write_text(yaml.safe_dump(FILE | {"claims": listed, "questions": []}))
     found = claims.judge(tmp_path / "claims.yaml", [TABLE], ledger({}), Plan("none", {}, (), {}), tmp_path, None)
     assert [entry["added"] and entry["added"]["measured"] for entry in found] == [None, True, False]
     lines = claims.table(found).splitlines()
@@ -272,11 +274,11 @@ def test_a_claim_that_came_later_says_so_in_the_terminal_and_for_programs(tmp_pa
 # Verdicts by example
 
 
-def kept(folder: Path, slug: str, pgd: Sequence[bool]) -> None:
+def kept(folder: Path, slug: str, pgd: Sequence[bool], seed: int = 0) -> None:
     verdicts = np.array(pgd)
     index = np.arange(len(verdicts))
     evaluation = Evaluation(np.ones(len(verdicts), bool), {"pgd": verdicts}, {"pgd": index}, {}, True)
-    save_verdicts(folder / "verdicts" / slug / "seed0.npz", evaluation)
+    save_verdicts(folder / "verdicts" / slug / f"seed{seed}.npz", evaluation)
 
 
 def test_mcnemar_stands_beside_one_seed_and_decides_nothing(tmp_path: Path) -> None:
@@ -291,6 +293,16 @@ def test_mcnemar_stands_beside_one_seed_and_decides_nothing(tmp_path: Path) -> N
     assert beside["p"] == pytest.approx(22 / 1024)
     back = judge(tmp_path, [claim("x", "BA")], {("a", "one"): [90.0], ("b", "one"): [10.0]})["x"]
     assert back["by"][0]["comparisons"][0]["parts"][0]["mcnemar"][0]["ahead"] == "reference"
+
+
+def test_of_several_seeds_it_is_said_in_how_many_mcnemar_s_test_sees_one_ahead(tmp_path: Path) -> None:
+    """Nine of ten images against one in two seeds, the other way in the third, and no difference in the fourth."""
+    for seed, (mine, other) in enumerate([(9, 1), (9, 1), (1, 9), (5, 5)]):
+        kept(tmp_path, "a-one", [True] * mine + [False] * other, seed)
+        kept(tmp_path, "b-one", [False] * mine + [True] * other, seed)
+    values = {("a", "one"): [90.0, 90.0, 10.0, 50.0], ("b", "one"): [10.0, 10.0, 90.0, 50.0]}
+    place = judge(tmp_path, [claim("x", "AB")], values)["x"]["by"][0]
+    assert place["text"].endswith("4 seeds, McNemar: subject ahead in 2 of 4, reference in 1: A − B, PGD")
 
 
 def test_the_worst_case_of_an_image_is_its_worst_attack(tmp_path: Path) -> None:

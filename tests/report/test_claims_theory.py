@@ -25,7 +25,7 @@ def theory(verified: dict[str, Any], folder: Path, **statuses: str) -> dict[str,
     empty = Ledger.of(pd.DataFrame(columns=list(COLUMNS)))
     described = tables.load_tables(ROOT / "config/tables.yaml")
     only = [entry for entry in FILE["claims"] if entry["kind"] == "theory"]
-    (folder / "claims.yaml").write_text(yaml.safe_dump(FILE | {"claims": only}))
+    (folder / "claims.yaml").write_text(yaml.safe_dump(FILE | {"claims": only, "questions": []}))
     found = claims.judge(folder / "claims.yaml", described, empty, Plan("none", {}, (), {}), folder, equations)
     return {entry["id"]: entry["measured"] for entry in found}
 

@@ -438,7 +438,7 @@ def test_the_first_page_says_what_the_audits_know_of_the_worst_case(
     calibrated = replace(plan.scales[0], cells=(*plan.scales[0].cells, "again"))  # a second name for one network
     slugs = {**plan.slugs, ("calibrated", "again"): plan.slugs["calibrated", "dnn"]}
     audit, paragraph = first_page(replace(plan, scales=(calibrated, plan.scales[1]), slugs=slugs))
-    assert audit == {"networks": 4, "restarted": 3, "weak": 2, "median": "4.0", "largest": "20.0"}
+    assert audit == {"networks": 4, "attacked": 3, "restarted": 3, "weak": 2, "median": "4.0", "largest": "20.0"}
     assert "in 2 of 3 the check of more restarts found one start of PGD too" in paragraph
     assert "accuracy is lower by 4.0 points in the median and by 20.0 at most" in paragraph
 

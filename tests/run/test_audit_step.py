@@ -99,7 +99,7 @@ def test_what_an_audit_transfers_is_made_on_the_other_seeds_networks(run: Run, d
     model, inner = network("dnn", 0), attacks.from_settings(run.attacks)["ifgsm"]
     standing = attacks.right(model(x), y)
     for surrogate in (network("dnn", 1), network("fc_4", 1)):
-        made = attacks.run_attack(attacks.losses.Unjudged(surrogate), x, y, range(len(y)), inner, 0).adversarial
+        made = attacks.run_attack(attacks.protocol.Unjudged(surrogate), x, y, range(len(y)), inner, 0).adversarial
         standing &= attacks.right(model(made), y)
     found = evaluation.load_verdicts(done.verdicts(entry, 0, "audit"))
     np.testing.assert_array_equal(found.verdicts["transfer"], standing.numpy())
@@ -171,16 +171,25 @@ def test_an_audit_of_something_else_is_refused(
     assert f"delete {path} and run its job again" in str(raised.value)
 
 
+def altered(figure: Figure, attack: str) -> Figure:
+    """The figure, an image higher where it is of that attack."""
+    return replace(figure, value=figure.value + (1 / 360 if figure.attack == attack else 0))
+
+
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
         (lambda r: replace(r, inputs={**r.inputs, "weights": "f" * 64}), "of weights ffffffff"),
         (lambda r: replace(r, inputs={**r.inputs, "verdicts": "f" * 64}), "of verdicts ffffffff"),
         (
-            lambda r: replace(r, figures=tuple(replace(f, value=f.value + 1 / 360) for f in r.figures)),
-            "reports the worst case .* which its verdicts have not",
+            lambda r: replace(r, figures=tuple(altered(f, "worst_case") for f in r.figures)),
+            r"reports [\d.]+ for worst_case, its verdicts have [\d.]+",
         ),
-        (lambda r: replace(r, figures=()), r"reports the worst case \[\], which its verdicts have not"),
+        (
+            lambda r: replace(r, figures=tuple(altered(f, "pgd") for f in r.figures)),
+            r"reports [\d.]+ for pgd, its verdicts have [\d.]+",
+        ),
+        (lambda r: replace(r, figures=()), r"reports None for \w+, its verdicts have [\d.]+"),
     ],
 )
 def test_an_attack_step_that_does_not_fit_is_refused_before_the_audit_computes(
@@ -306,6 +315,11 @@ def test_a_wrong_audit_is_an_error_before_any_job(change: dict[str, Any], compla
     [
         ("single_step", "iterative", "pdg", r"single_step\.iterative: 'pdg' is no attack; use one of fgsm,"),
         ("worst_case", "attacks", ["fgsm", "pdg@0.1"], r"worst_case\.attacks: 'pdg@0\.1' is no attack"),
+        ("large_ball", "nothing", "pgd_curve@1.0", r"large_ball\.nothing: 'pgd_curve@1\.0' is no .* pgd_curve@1,"),
+        ("falls_with_radius", "curve", "pgd", r"falls_with_radius\.curve: 'pgd' is no attack; use one of pgd_curve"),
+        ("single_step", "iterative", "pgd_curve@0.2", r"single_step: 'pgd_curve@0\.2' and 'fgsm' differ in norm"),
+        ("certified", "attacks", ["pgd", "cw_l2"], r"certified\.attacks: 'cw_l2' has no radius"),
+        ("repeated_passes", "passes", 1, r"repeated_passes\.passes: 1 is less than the minimum of 2"),
         ("single_step", "words", {"found": "{excess}"}, r"single_step\.words\.found: '\{excess\}' cannot be filled in"),
     ],
 )
@@ -316,7 +330,7 @@ def test_checks_that_cannot_be_made_or_told_are_an_error_before_any_job(
     checks[check][key] = checks[check][key] | value if isinstance(value, dict) else value
     (tmp_path / "audit.yaml").write_text(yaml.safe_dump(checks))
     with pytest.raises(RunError, match=complaint):
-        audited(audit=AUDIT | {"file": str(tmp_path / "audit.yaml")})
+        audited(audit=AUDIT | {"file": str(tmp_path / "audit.yaml"), "checks": "all"})
 
 
 def test_words_and_cost_of_a_check_change_no_record_and_its_limits_do(run: Run, done: Folder, tmp_path: Path) -> None:
