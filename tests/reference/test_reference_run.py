@@ -72,6 +72,17 @@ def test_verdicts_and_weights_have_the_digests_of_their_records(name: str) -> No
                 assert hashlib.sha256(weights.read_bytes()).hexdigest() == record.inputs["weights"], weights
 
 
+@pytest.mark.parametrize(("scale", "seeds"), [(NARROW, 5)])
+def test_every_seed_of_every_row_is_measured(scale: str, seeds: int) -> None:
+    run = runs.load(ROOT / "config/mnist.yaml")
+    made = {(record.cell.slug, record.seed, record.step) for record in read_records(REFERENCE / "mnist/records.jsonl")}
+    entries = [entry for entry in run.entries if entry.scale == scale]
+    assert {entry.seeds for entry in entries} == {seeds}
+    asked = [(e.cell.slug, seed, step) for e in entries for seed in range(e.seeds) for step in run.steps(e, seed)]
+    assert len(asked) > len(entries) * seeds * 2, "every seed is trained and attacked, and some are audited"
+    assert [job for job in asked if job not in made] == []
+
+
 def undefended(table: str) -> dict[str, float]:
     """What the paper reports of the network without a defence in one of its tables."""
     tables = yaml.safe_load((ROOT / "config/tables.yaml").read_text())["tables"]
@@ -202,6 +213,50 @@ def test_the_readme_s_figures_are_those_of_the_ledgers() -> None:
         f"keeps {shared['fc_4']} % when all attacks are counted, FC-3&4 {shared['fc_34']}, the undefended network "
         f"{shared['dnn']}, PGD training {shared['adv_pgd']}"
     ) in said
+
+
+def test_the_readme_s_figures_of_the_calibrated_width_are_those_of_the_ledger() -> None:
+    said = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    frame = pd.read_csv(REFERENCE / "mnist/ledger.csv", keep_default_na=False)
+    frame = frame[frame["scale"] == NARROW].astype({"value": float})
+
+    def figures(cell: str, attack: str, metric: str = "robust_accuracy", step: str = "attack") -> pd.DataFrame:
+        """A cell's figures, one a seed, in per cent."""
+        of = {"cell": cell, "attack": attack, "metric": metric, "step": step}
+        return frame[np.logical_and.reduce([frame[key] == value for key, value in of.items()])]
+
+    def mean(cell: str, attack: str = "worst_case", metric: str = "robust_accuracy") -> str:
+        found = figures(cell, attack, metric)
+        return f"{100 * found[found['status'] != 'diverged']['value'].mean():.1f}"
+
+    def lost(cell: str) -> int:
+        return int((figures(cell, "worst_case")["status"] == "diverged").sum())
+
+    alone = ("fc_2", "fc_3", "fc_4", "fc_23", "fc_34", "mlpo", "fc_2_fixed", "fc_23_fixed")
+    default = sorted(float(mean(cell)) for cell in alone)
+    favourable = {cell: mean(f"{cell}_best") for cell in alone}
+    mlpo = favourable.pop("mlpo")
+    others = sorted(map(float, favourable.values()))
+    assert not any(lost(cell) for cell in (*alone, "dnn", "noise", "adv_input", "adv_previous", "adv_pgd_best", "ibp"))
+    assert (lost("adv_pgd"), lost("mlpo_best")) == (5, 2)
+    certified = figures("ibp", "certified@0.1", "noted", "audit")["value"].item()
+    left = 100 * figures("ibp", "worst_case", step="audit")["value"].item()
+    assert (
+        f"the undefended network keeps {mean('dnn')} %, the rows of layer-wise training alone {default[0]} to {default[-1]} "
+        f"in the default reading, undirected noise {mean('noise')}, FGSM training {mean('adv_input')}, perturbations "
+        f"from the previous batch {mean('adv_previous')}, PGD training at the radius of the reading study "
+        f"{mean('adv_pgd_best')} (at the attacks' own it diverges), interval-bound training {mean('ibp')}." in said
+    )
+    clean = mean("mlpo_best", "", "clean_accuracy")
+    assert (
+        f"beside FGSM training, MLPw, keeps {mean('mlpw')} too. In the most favourable reading layer-wise training "
+        f"alone keeps {others[0]} to {others[-1]}, and {mlpo} in the row MLPo, where two of five seeds diverged and the "
+        f"others classify {clean} % of the clean images." in said
+    )
+    assert (
+        f"Interval bounds certify {certified:.1f} % of all images at radius 0.1 on the network trained for it, and all "
+        f"attacks together leave {left:.1f} % of 1,000." in said
+    )
 
 
 def test_the_readme_s_figures_of_3conv2fc_are_those_of_the_ledgers() -> None:
