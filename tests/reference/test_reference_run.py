@@ -242,16 +242,17 @@ def test_the_readme_s_figures_of_the_calibrated_width_are_those_of_the_ledger() 
     certified = figures("ibp", "certified@0.1", "noted", "audit")["value"].item()
     left = 100 * figures("ibp", "worst_case", step="audit")["value"].item()
     assert (
-        f"the undefended network keeps {mean('dnn')} %, the rows of layer-wise training alone {default[0]} to {default[-1]} "
-        f"in the default reading, undirected noise {mean('noise')}, FGSM training {mean('adv_input')}, perturbations "
-        f"from the previous batch {mean('adv_previous')}, PGD training at the radius of the reading study "
-        f"{mean('adv_pgd_best')} (at the attacks' own it diverges), interval-bound training {mean('ibp')}." in said
+        f"the undefended network keeps {mean('dnn')} %, the rows of layer-wise training alone {default[0]} to "
+        f"{default[-1]} in the default reading, undirected noise {mean('noise')}, FGSM training {mean('adv_input')}, "
+        f"perturbations from the previous batch {mean('adv_previous')}, PGD training at the radius of the reading "
+        f"study {mean('adv_pgd_best')} (at the attacks' own it diverges), interval-bound training {mean('ibp')}."
+        in said
     )
     clean = mean("mlpo_best", "", "clean_accuracy")
     assert (
         f"beside FGSM training, MLPw, keeps {mean('mlpw')} too. In the most favourable reading layer-wise training "
-        f"alone keeps {others[0]} to {others[-1]}, and {mlpo} in the row MLPo, where two of five seeds diverged and the "
-        f"others classify {clean} % of the clean images." in said
+        f"alone keeps {others[0]} to {others[-1]}, and {mlpo} in the row MLPo, where two of five seeds diverged and "
+        f"the others classify {clean} % of the clean images." in said
     )
     assert (
         f"Interval bounds certify {certified:.1f} % of all images at radius 0.1 on the network trained for it, and all "
