@@ -54,7 +54,8 @@ class Audit:
 
     `transfer` names the one of all attacks that is made on the surrogates and judged on the network; None: none is.
     `surrogates` are the cells of the same scale that serve as such. `seeds` is how many seeds of a cell, from 0 on, are
-    looked into; None: all.
+    looked into; None: all. `examples` is the most images that its attacks, which are capped already, and the transfer
+    run on; None: as many as the attacks say.
     """
 
     attacks: Mapping[str, Mapping[str, Any]]
@@ -62,6 +63,7 @@ class Audit:
     transfer: str | None = None
     surrogates: tuple[str, ...] = ()
     seeds: int | None = None
+    examples: int | None = None
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,10 @@ class Run:
             return found | {"part": self.part, "attacks": dict(self.attacks)}
         if step == "audit":
             audit = self.audits[entry.scale]
-            transfer = {"attack": audit.transfer, "surrogates": list(audit.surrogates)} if audit.transfer else None
+            sample = {} if audit.examples is None else {"examples": audit.examples}
+            transfer = (
+                {"attack": audit.transfer, "surrogates": list(audit.surrogates)} | sample if audit.transfer else None
+            )
             checks = {
                 name: {key: value for key, value in given.items() if key not in TOLD}
                 for name, given in audit.checks.items()
@@ -347,7 +352,9 @@ def _audit(
     given = scale.get("audit", config.get("audit"))
     if given is None:
         return None
-    own = chosen(config["attacks"]["file"], "attacks", given["attacks"], "audit.attacks")
+    own, most = chosen(config["attacks"]["file"], "attacks", given["attacks"], "audit.attacks"), given.get("examples")
+    if most is not None:
+        own = {name: {**attack, "examples": min(attack["examples"] or most, most)} for name, attack in own.items()}
     if twice := sorted(set(own) & set(attacks)):
         raise RunError(f"audit.attacks: {twice[0]!r} is among the run's attacks already; leave it out here")
     if fixed := [name for name in own if name in FIXED_ATTACKS]:
@@ -355,7 +362,7 @@ def _audit(
     nameable = {**described(config["attacks"]["file"], "attacks"), **described(ATTACKS, "attacks")}
     checks, seeds = _checks(given["file"], given["checks"], nameable), given.get("seeds")
     if given["transfer"] is None:
-        return Audit(own, checks, seeds=seeds)
+        return Audit(own, checks, seeds=seeds, examples=most)
     attack, surrogates = given["transfer"]["attack"], given["transfer"]["cells"]
     for key, names, known in (
         ("attack", [attack], {**attacks, **own}),
@@ -365,4 +372,4 @@ def _audit(
             raise RunError(
                 f"audit.transfer.{key}: {unknown[0]!r} is not at scale {scale['name']!r}; it has {', '.join(known)}"
             )
-    return Audit(own, checks, attack, tuple(surrogates), seeds)
+    return Audit(own, checks, attack, tuple(surrogates), seeds, most)

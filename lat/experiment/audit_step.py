@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lat import attacks, audit, data, evaluation, heartbeats, training
@@ -84,7 +84,7 @@ def _audit(
     given = attacks.from_settings({**run.attacks, **plan.attacks})
     own = {name: attack for name, attack in given.items() if name.split("@")[0] in plan.attacks}
     if plan.transfer and surrogates:
-        own[TRANSFER] = attacks.Transfer(given[plan.transfer], surrogates)
+        own[TRANSFER] = attacks.Transfer(sampled(given[plan.transfer], plan.examples), surrogates)
     seed, batch = own_seed(job.cell, job.seed, "audit"), at_once(job.cell.model, job.device)
     found = evaluation.evaluate(model, x, y, own, seed, batch, told(heart, own, len(y), report))
     evaluation.save_verdicts(files.verdicts, found)
@@ -122,6 +122,13 @@ def _audit(
     )
     made.write(files.record)
     return made
+
+
+def sampled(attack: attacks.Attack, most: int | None) -> attacks.Attack:
+    """The attack on `most` images at most; as it is where that is None."""
+    if most is None:
+        return attack
+    return replace(attack, examples=min(attack.examples or most, most))  # type: ignore[type-var]
 
 
 def attacked(files: Audited) -> evaluation.Evaluation:

@@ -105,6 +105,24 @@ def test_what_an_audit_transfers_is_made_on_the_other_seeds_networks(run: Run, d
     np.testing.assert_array_equal(found.verdicts["transfer"], standing.numpy())
 
 
+def test_an_audit_of_a_sample_attacks_the_same_images_of_every_network(
+    done: Folder, tmp_path: Path, digits_root: Path
+) -> None:
+    sampled = audited(audit=AUDIT | {"examples": 40})
+    settings = sampled.settings(sampled.entry("dnn"), "audit")
+    assert settings["attacks"]["mi_fgsm"]["examples"] == settings["transfer"]["examples"] == 40
+    assert "examples" not in audited().settings(sampled.entry("dnn"), "audit")["transfer"]
+    seen = []
+    for name in ("dnn", "fc_4"):
+        entry = sampled.entry(name)
+        files = replace(Audited.of(sampled, done, entry, 0), record=tmp_path / "r.json", verdicts=tmp_path / "v.npz")
+        experiment.audit_cell(Job.of(sampled, entry, 0, "audit", digits_root), sampled, entry, files)
+        seen += evaluation.load_verdicts(tmp_path / "v.npz").index.values()
+    assert len(seen) == 4, "MI-FGSM and the transfer, on two networks"
+    for index in seen:
+        np.testing.assert_array_equal(index, attacks.sample_index(360, 40))
+
+
 def test_an_audited_run_is_exported_put_back_and_derived_again(
     run: Run, done: Folder, tmp_path: Path, digits_root: Path
 ) -> None:
@@ -296,6 +314,7 @@ def test_an_audit_may_reach_the_first_seeds_alone(done: Folder, tmp_path: Path) 
     ("change", "complaint"),
     [
         ({"seeds": 0}, r"seeds"),
+        ({"examples": 0}, r"examples"),
         ({"attacks": ["carlini"]}, r"audit\.attacks: 'carlini' is not in config/attacks\.yaml"),
         ({"attacks": ["eot"]}, r"audit\.attacks: 'eot' belongs to the tables' worst case"),
         ({"attacks": ["fgsm"]}, r"audit\.attacks: 'fgsm' is among the run's attacks already"),
