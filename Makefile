@@ -30,7 +30,7 @@ report: install  ## run the embedded default and make reports/quick.pdf
 	$(SNAKEMAKE)
 	@echo "the report: $(CURDIR)/reports/quick.pdf"
 
-mnist: install  ## run Tables I-IV on MNIST (hours; see README)
+mnist: install  ## run Tables I-VII on MNIST (hours; see README)
 	$(SNAKEMAKE) --configfile config/mnist.yaml
 
 report-reference: install  ## rebuild the committed MNIST report from its ledger

@@ -46,7 +46,8 @@ class Plan:
     """What a run asked for, without the objects that carry it out: against it, a figure that is missing is a gap.
 
     `slugs` maps (scale, cell name) to the slug that the run resolves the cell to; `steps` the name of a scale to the
-    steps that its cells go through; `audit_files` say what its audits check.
+    steps that its cells go through; `audit_files` say what its audits check, and `audited` at which scales only
+    so many seeds of a cell are audited.
     """
 
     name: str
@@ -55,11 +56,16 @@ class Plan:
     slugs: Mapping[tuple[str, str], str]
     steps: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     audit_files: tuple[str, ...] = ()
+    audited: Mapping[str, int] = field(default_factory=dict)
+
+    def seeds_of(self, scale: Scale, step: str) -> int:
+        """How many seeds of each of a scale's cells go through a step."""
+        return min(scale.seeds, self.audited.get(scale.name, scale.seeds)) if step == "audit" else scale.seeds
 
     @classmethod
     def of(cls, run: Any) -> Plan:
         """The plan of a resolved run: a `config` (the run file), `entries`, each with name, scale, seeds, cell, the
-        `steps` of each, and `audit_files`.
+        `steps` of each, `audit_files` and `audits` by scale.
         """
         scales = []
         for given in run.config["scales"]:
@@ -70,7 +76,8 @@ class Plan:
             scales.append(Scale(**fields, dataset=dataset, cells=names, tables=tables))
         slugs = {(entry.scale, entry.name): entry.cell.slug for entry in run.entries}
         steps = {entry.scale: run.steps(entry, 0) for entry in run.entries}
-        return cls(str(run.config["name"]), run.config, tuple(scales), slugs, steps, run.audit_files)
+        audited = {name: audit.seeds for name, audit in run.audits.items() if audit.seeds is not None}
+        return cls(str(run.config["name"]), run.config, tuple(scales), slugs, steps, run.audit_files, audited)
 
 
 @dataclass(frozen=True)

@@ -156,7 +156,7 @@ def provenance(
                     "scale": scale.name,
                     "step": step,
                     "jobs": len(mine),
-                    "asked": scale.seeds * len(scale.cells),
+                    "asked": len(scale.cells) * plan.seeds_of(scale, step),
                     "total_text": _duration(total),
                     "mean_text": _duration(total / len(mine)) if mine else "",
                     "imported": sum(record.imported for record in mine),

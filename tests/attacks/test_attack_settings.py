@@ -32,7 +32,7 @@ def test_the_settings_are_valid_and_hold_the_attacks_of_the_tables(
     curve = [f"pgd_curve@{radius:g}" for radius in (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)]
     costly = ["autoattack", "apgd_ce", "apgd_t", "fab_t", "square", "noise", "lbfgs", "hopskipjump", "boundary"]
     more = ["mi_fgsm", "pgd_twice", "pgd_restarts", "cw_restarts", *costly, "zoo"]
-    assert list(attacks) == ["fgsm", "ifgsm", "pgd", "eot", "cw", "cw_l2", *curve, *more]
+    assert {"fgsm", "ifgsm", "pgd", "eot", "cw", "cw_l2", *curve, *more} <= set(attacks)
     for name in ("fgsm", "ifgsm", "pgd", "eot", "cw"):
         assert attacks[name].threat == Threat("linf", 0.1, (0.0, 1.0)), name
         assert attacks[name].examples is None, name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class Run:
     config: Mapping[str, Any]
     entries: Sequence[Entry]
     audit_files: tuple[str, ...] = ()
+    audits: Mapping[str, Any] = field(default_factory=dict)
 
     def steps(self, entry: Entry, seed: int) -> tuple[str, ...]:
         return ("train", "attack")

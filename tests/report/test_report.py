@@ -337,6 +337,11 @@ def test_provenance_counts_imported_and_older_records(built: tuple[Path, Plan]) 
     assert report.provenance(records, built[1])["older"] is None
     train = next(s for s in found["steps"] if (s["scale"], s["step"]) == ("calibrated", "train"))
     assert (train["jobs"], train["asked"], train["diverged"]) == (6, 8, 1)
+    steps = dict.fromkeys(built[1].steps, ("train", "attack", "audit"))
+    audited = report.provenance(records, replace(built[1], steps=steps, audited={"calibrated": 1}))["steps"]
+    asked = {(entry["scale"], entry["step"]): entry["asked"] for entry in audited}
+    assert 2 * asked["calibrated", "audit"] == asked["calibrated", "train"] == asked["calibrated", "attack"]
+    assert asked["wide", "audit"] == asked["wide", "train"]
 
 
 def test_the_report_lists_every_claim_and_assumption(built: tuple[Path, Plan]) -> None:
