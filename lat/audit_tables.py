@@ -20,8 +20,9 @@ def summary(
     ledger: Ledger, plan: Plan, labels: Mapping[tuple[str, str], str], settings: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
     """The audits of every scale that has one: `scales` with a line a cell, `checks` with how many results had which
-    status, and `findings` and `notes`, each as the sentence that `settings` (config/audit.yaml) has for it. Of a scale,
-    `seeds` is how many of a cell's `of_seeds` were audited at the most.
+    status, a network that several rows share counted once, and `findings` and `notes`, each as the sentence that
+    `settings` (config/audit.yaml) has for it. Of a scale, `seeds` is how many of a cell's `of_seeds` were audited at
+    the most.
 
     `labels` are the names that cells go by, by (scale, cell). Accuracies are means over seeds, in per cent.
     """
@@ -30,9 +31,10 @@ def summary(
         cells = {cell: audited(ledger.rows(scale.name, cell, plan.slugs)) for cell in scale.cells}
         names = {cell: labels.get((scale.name, cell), cell) for cell in scale.cells}
         found = {names[cell] + ", favourable" * _favourable(cell): results(rows) for cell, rows in cells.items()}
-        for row, by_seed in found.items():
-            for result in (result for mine in by_seed.values() for result in mine):
+        for rows in {rows[0]["slug"]: rows for rows in cells.values() if rows}.values():
+            for result in (result for mine in results(rows).values() for result in mine):
                 counts[result.check.partition("@")[0]][result.status] += 1
+        for row, by_seed in found.items():
             findings += list(_findings(scale.name, row, by_seed, settings))
         notes += list(_notes(scale.name, found, settings))
         scales.append(_scale(scale, cells, names, ledger, plan))

@@ -294,6 +294,7 @@ def _claims(
     return {
         "judged": judged,
         "counts": counts,
+        "places": claims.counts_by_place(groups["figures"]),
         "questions": read(file, "claims", "claims")["questions"],
         "attacks": [tables.LABELS[column] for column in described[0]["columns"] if column != "clean"],
         "audit": audit_tables.beside_fixed(ledger, plan),

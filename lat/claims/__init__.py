@@ -55,4 +55,4 @@ def judge(
     return judgement.judge(content["claims"], source, equations, notice)
 
 
-counts, table = text.counts, text.table
+counts, counts_by_place, table = text.counts, text.counts_by_place, text.table

@@ -131,6 +131,18 @@ def counts(claims: Iterable[Mapping[str, Any]], side: str) -> dict[str, int]:
     return {verdict: found[verdict] for verdict in VERDICTS}
 
 
+def counts_by_place(claims: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """How many claims have which verdict at each scale and in each reading where one was judged, in the run's order."""
+    found: dict[tuple[str, str], Counter[str]] = {}
+    for place in (place for claim in claims for place in claim["measured"]["by"]):
+        found.setdefault((place["scale"], place["reading"]), Counter())[place["verdict"]] += 1
+    return [
+        {"scale": scale, "reading": reading, "verdicts": {verdict: counted[verdict] for verdict in VERDICTS}}
+        for (scale, reading), counted in found.items()
+        if counted.total() > counted[NOT_JUDGED]
+    ]
+
+
 def table(claims: Sequence[Mapping[str, Any]]) -> str:
     """All claims for a terminal of 80 columns: both verdicts, and for each place its verdict with figures."""
     out: list[str] = []

@@ -27,10 +27,16 @@ def told(tmp_path: Path, made: Callable[..., Any], written: Callable[..., Plan])
     value, n) each.
     """
 
-    def tell(*rows: tuple[str, int, str, str, float, int | str], diverged: Any = (), more: Any = ()) -> dict[str, Any]:
+    def tell(
+        *rows: tuple[str, int, str, str, float, int | str], diverged: Any = (), more: Any = (), twin: str = ""
+    ) -> dict[str, Any]:
         run = made(cells=["dnn", "fc_4", *more], scales=[("calibrated", 12, 2)])
         plan = written(run, tmp_path, diverged=diverged)
         plan = Plan(plan.name, plan.config, plan.scales, plan.slugs, {"calibrated": ("train", "attack", "audit")})
+        if twin:  # a second name of that cell
+            scale = replace(plan.scales[0], cells=(*plan.scales[0].cells, "twin"))
+            slugs = {**plan.slugs, ("calibrated", "twin"): plan.slugs["calibrated", twin]}
+            plan = replace(plan, scales=(scale,), slugs=slugs)
         with (tmp_path / "ledger.csv").open("a", newline="") as stream:
             writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
             for cell, seed, attack, metric, value, n in rows:
@@ -61,6 +67,13 @@ def test_a_finding_is_the_sentence_of_the_worst_seed(told: Callable[..., dict[st
     ]
     assert "2.50 points above that under FGSM (limit 0.5 points, 10000 images)" in found["findings"][0]["words"]
     assert found["checks"] == [{"check": "single_step", "passed": 1, "noted": 0, "found": 3, "skipped": 0}]
+
+
+def test_a_network_that_two_rows_share_is_counted_once_and_told_of_both(told: Callable[..., dict[str, Any]]) -> None:
+    rows = [("dnn", 0, "single_step", "found", 0.75, 10000), ("dnn", 0, "single_step", "threshold", 0.5, "")]
+    found = told(*rows, twin="dnn")
+    assert found["checks"] == [{"check": "single_step", "passed": 0, "noted": 0, "found": 1, "skipped": 0}]
+    assert [entry["row"] for entry in found["findings"]] == ["DNN", "twin"]
 
 
 def test_accuracies_are_means_over_seeds_in_per_cent(told: Callable[..., dict[str, Any]]) -> None:

@@ -374,6 +374,14 @@ def test_the_first_page_of_a_run_on_the_papers_data_has_its_claims_judged(
     mine = [claim for claim in mine if claim["kind"] in ("empirical", "conjunction")]
     assert counts["holds"] == sum(claim["measured"]["verdict"] == "holds" for claim in mine)
     assert sum(counts.values()) == len(mine)
+    at = {(p["scale"], p["reading"]): p["verdicts"] for p in content(tmp_path)["claims"]["places"]}
+    assert list(at) == [("calibrated", "default"), ("wide", "default")]
+    for (scale, reading), verdicts in at.items():
+        here = [p for claim in mine for p in claim["measured"]["by"] if (p["scale"], p["reading"]) == (scale, reading)]
+        assert verdicts == {name: sum(p["verdict"] == name for p in here) for name in verdicts}
+        assert sum(verdicts.values()) == len(here) > 0
+    said = text_of(tmp_path / "build/out")
+    assert "At each alone: calibrated:" in said
 
 
 def test_the_first_table_answers_the_project_s_questions(
