@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from lat import norms
@@ -120,14 +121,21 @@ def broken(model: nn.Module, scores: Scores, y: Labels) -> Verdicts:
     return torch.zeros_like(mistaken) if isinstance(model, Unjudged) else mistaken
 
 
+def directions(scores: Float[Tensor, "*passes n k"]) -> Float[Tensor, "*passes n k"]:
+    """Each row of scores scaled to an L2 length of 1, in float64; entries that are not finite count as 0.
+
+    By their distance AutoAttack's check of randomised defences tells two passes apart (Croce and Hein 2020).
+    """
+    return nn.functional.normalize(scores.double().nan_to_num(0.0, 0.0, 0.0), dim=-1)
+
+
 def is_random(model: nn.Module, x: Images) -> bool:
     """Whether two passes of the model over the same images differ by more than rounding.
 
-    Measured as AutoAttack's check of randomised defences measures it (Croce and Hein 2020), and the audit's: by the L2
-    distance of logits scaled to length 1, against RANDOM_FROM. Scores that are not finite count as 0.
+    Measured as the audit measures it: by the L2 distance of the scores' `directions`, against RANDOM_FROM.
     """
     with torch.no_grad():
-        first, second = (nn.functional.normalize(model(x).double().nan_to_num(0.0, 0.0, 0.0), dim=1) for _ in range(2))
+        first, second = (directions(model(x)) for _ in range(2))
     return bool(((first - second).norm(dim=1) > RANDOM_FROM).any())
 
 

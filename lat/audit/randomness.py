@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from lat.attacks import right, run_attack, undisturbed
+from lat.attacks.protocol import directions
 from lat.audit.subject import Subject
 from lat.audit.verdicts import judged
 from lat.cells import seed_for
@@ -26,7 +27,7 @@ def repeated_passes(check: str, subject: Subject, given: Mapping[str, Any]) -> l
     with undisturbed(subject.model), torch.no_grad():
         for _, x, _ in subject.parts(index):
             scores = torch.stack([subject.model(x) for _ in range(given["passes"])])
-            unit = torch.nn.functional.normalize(scores.double().nan_to_num(0.0, 0.0, 0.0), dim=2)
+            unit = directions(scores)
             apart = (unit[:, None] - unit[None]).norm(dim=3)
             largest, finite = max(largest, float(apart.max())), finite and bool(scores.isfinite().all())
     return judged(check, largest, given["difference"], len(index), found=largest > given["difference"], finite=finite)

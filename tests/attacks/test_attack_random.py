@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from noisy import Noisy
 from small_networks import Linear, linear_classes
 from torch import Tensor, nn
 
@@ -15,17 +16,6 @@ from lat.attacks.protocol import Unjudged, is_random
 ASCENTS = ("ifgsm", "pgd", "eot", "cw", "mi_fgsm", "pgd_restarts", "cw_restarts")
 INNER = ("pgd", "pgd_restarts", "cw_restarts", "noise")
 IMAGES = 150
-
-
-class Noisy(nn.Module):
-    """Adds Gaussian noise to its input, anew in each pass."""
-
-    def __init__(self, deviation: float) -> None:
-        super().__init__()
-        self.deviation = deviation
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.deviation * torch.randn_like(x)
 
 
 def accuracy(model: nn.Module, x: Tensor, y: Tensor, passes: int = 20) -> float:

@@ -76,17 +76,6 @@ class Quantised(nn.Module):
         return (x * self.levels).round() / self.levels
 
 
-class Noisy(nn.Module):
-    """Gaussian noise on the images, when the network is tested too."""
-
-    def __init__(self, deviation: float) -> None:
-        super().__init__()
-        self.deviation = deviation
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.deviation * torch.randn_like(x)
-
-
 class Times(nn.Module):
     """Logits times a factor."""
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from noisy import Noisy
 from shuffled_digits import dense, shuffled_digits
-from subjects import ATTACKS, SETTINGS, Noisy, Quantised, Times, evaluated
+from subjects import ATTACKS, SETTINGS, Quantised, Times, evaluated
 from torch import Tensor, nn
 
 from lat.attacks import Transfer, run_attack

@@ -9,7 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from subjects import ATTACKS, SETTINGS, Noisy, Quantised, Times, asked, two_scores
+from noisy import Noisy
+from subjects import ATTACKS, SETTINGS, Quantised, Times, asked, two_scores
 from torch import Tensor, nn
 
 from lat import bounds
