@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from functools import reduce
 from pathlib import Path
 
@@ -213,6 +214,19 @@ def test_the_readme_s_figures_are_those_of_the_ledgers() -> None:
         f"keeps {shared['fc_4']} % when all attacks are counted, FC-3&4 {shared['fc_34']}, the undefended network "
         f"{shared['dnn']}, PGD training {shared['adv_pgd']}"
     ) in said
+
+
+def test_how_far_the_wide_scale_has_come_is_what_the_readme_says() -> None:
+    said = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    records = [record for record in read_records(REFERENCE / "mnist/records.jsonl") if record.scale == WIDE]
+    seeds = Counter(record.name for record in records if record.step == "attack" and not record.name.endswith("_best"))
+    words = ["none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+    least, most = words[min(seeds.values())], words[max(seeds.values())]
+    whole, audits = words[list(seeds.values()).count(3)], words[sum(record.step == "audit" for record in records)]
+    assert (
+        f"at the wide one with {least} to {most} seeds of the default reading, {whole} rows of them with all three, "
+        f"and {audits} audits as yet" in said
+    )
 
 
 def test_the_readme_s_figures_of_the_calibrated_width_are_those_of_the_ledger() -> None:
