@@ -83,8 +83,10 @@ class Law:
 class Reading:
     """How the paper's layer perturbation is read: the axes of the reading study.
 
-    `source` is what R comes from: the gradients of the layers, or the perturbation of the inputs that an attack on the
-    margin loss has found (`cw`), pushed through the network; no gradient is then taken at a layer.
+    `reset` says when training begins without R again, every epoch or only once; a loop of one's own says so itself, by
+    calling `LayerwiseAdversary.reset`. `source` is what R comes from: the gradients of the layers, or the perturbation
+    of the inputs that an attack on the margin loss has found (`cw`), pushed through the network; no gradient is then
+    taken at a layer.
     """
 
     form: str = "closed"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from lat.cells import Cell, own_seed
+from lat.cells import Cell, CellError, own_seed
 
 
 class Defence:
@@ -64,10 +64,19 @@ class Defence:
 
 
 class Combined(Defence):
-    """Methods side by side: the inputs pass through each in turn, and the loss is that of the last one."""
+    """Methods side by side: the inputs pass through each in turn, and the loss is that of the last one.
+
+    Raises CellError where a method before the last has a loss of its own, which would be dropped.
+    """
 
     def __init__(self, model: nn.Module, cell: Cell, seed: int, parts: Sequence[Defence]) -> None:
         super().__init__(model, cell, seed)
+        for name, part in zip(cell.methods[:-1], parts[:-1], strict=True):
+            if type(part).loss is not Defence.loss:
+                raise CellError(
+                    f"method: {cell.method!r} would drop the loss of {name!r} for that of {cell.methods[-1]!r}; write "
+                    f"{name!r} last, or let it stand alone"
+                )
         self.parts = parts
 
     def start_epoch(self, epoch: int) -> None:

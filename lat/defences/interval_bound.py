@@ -34,8 +34,6 @@ class IntervalBound(Defence):
 
     def __init__(self, model: nn.Module, cell: Cell, seed: int) -> None:
         super().__init__(model, cell, seed)
-        if cell.methods != ("interval_bound",):
-            raise CellError(f"method: {cell.method!r} would drop the loss of 'interval_bound'; let that stand alone")
         if cell.input_law is None or cell.input_law.kind != "fixed":
             raise CellError(f"input_law: {cell.input_law} with method 'interval_bound'; give it law fixed and a radius")
         if cell.mix:

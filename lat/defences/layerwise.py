@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from lat.cells import Cell, CellError, own_seed
+from lat.cells import Cell, own_seed
 from lat.defences.ascent import ascent, summed_margin
 from lat.defences.base import Defence
 from lat.models.layer_sets import layer_set
@@ -28,10 +28,6 @@ class Layerwise(Defence):
     def __init__(self, model: nn.Module, cell: Cell, seed: int) -> None:
         super().__init__(model, cell, seed)
         assert cell.law is not None and cell.reading is not None
-        if cell.methods[-1] != "layerwise":
-            raise CellError(
-                f"method: {cell.method!r} would take its loss from {cell.methods[-1]!r}; write 'layerwise' last"
-            )
         self.reading = cell.reading
         self.radius = cell.law.radius
         self._starts: torch.Generator | None = None

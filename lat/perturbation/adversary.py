@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, SupportsFloat
@@ -20,6 +21,10 @@ from lat.perturbation.passing import Seen
 from lat.perturbation.routes import INPUT
 from lat.sites import SiteError, Tap, refuse_compiled
 
+UNUSED = 10
+"""Blocks in a row with a backward pass and no R learned, after which a warning says so; accumulated gradients leave out
+a few."""
+
 
 class LayerwiseAdversary:
     """Adds the layer perturbations of Algorithm 1 to the outputs of named layers, in any training loop.
@@ -28,11 +33,15 @@ class LayerwiseAdversary:
     forward; its weight may be parametrized (torch.nn.utils.parametrize) by what gives the same weight at every reading.
 
         adversary = LayerwiseAdversary(model, layers=["fc2", "fc3"], epsilon=Normal(0, 0.1))
-        with adversary:                     # adds R^t to the outputs of the named layers
-            loss = criterion(model(x), y)
-        loss.backward()
-        adversary.update()                  # R^{t+1} from this batch's gradients
-        optimizer.step()
+        for epoch in range(epochs):
+            adversary.reset()                   # Algorithm 1 begins every epoch without R
+            for x, y in loader:
+                with adversary:                 # adds R^t to the outputs of the named layers
+                    loss = criterion(model(x), y)
+                optimizer.zero_grad()
+                loss.backward()
+                adversary.update()              # R^{t+1} from this batch's gradients
+                optimizer.step()
 
     R is formed as `reading` says: the last line of eqs. (6) and (7) (form `closed`) or their first (`propagated`), from
     the layer's own weights (scope `local`), from the first layer of the set on (`layer_set`) or from the network's
@@ -62,7 +71,9 @@ class LayerwiseAdversary:
     * A batch of another size than R's, or of images of another size, goes unperturbed, as at t = 0, and is counted in
       `skipped`.
     * A model, or a layer, in eval mode inside the block goes unperturbed.
-    * `update()` without a backward pass through the block's outputs raises PerturbationError.
+    * `update()` without a backward pass through the block's outputs raises PerturbationError. Where it is forgotten,
+      there is never an R and training is plain: after ten blocks in a row that had a backward pass and taught nothing,
+      a UserWarning says so.
     * A name that is no such layer, a convolution padded with other than zeros or unequally, a wider scope that leads
       through a module or operation that radii cannot pass, a layer called twice in one block or under
       torch.utils.checkpoint, or (gradient at the activation) a network that is no chain of layers and ReLU modules,
@@ -118,12 +129,14 @@ class LayerwiseAdversary:
         self._tap: Tap | None = None
         self._inside = False
         self._mismatched = False
+        self._unused = 0
 
     # The block -------------------------------------------------------------------------------------------------------
 
     def __enter__(self) -> LayerwiseAdversary:
         if self._inside:
             raise PerturbationError("the block is entered already; leave it first")
+        self._count_unused()
         self._mismatched = False
         self._tap = Tap(self._watched, self._change, self._readers)
         self._tap.__enter__()
@@ -142,6 +155,18 @@ class LayerwiseAdversary:
             self._tap = None
         if self.reading.pairing == "same":
             self._terms = {}
+
+    def _count_unused(self) -> None:
+        """Warns once where the backward passes of UNUSED blocks in a row have not been learned from."""
+        self._unused += self._tap is not None and bool(self._tap.gradients)
+        if self._unused == UNUSED:
+            call = "push(delta)" if self.reading.source == "cw" else "update()"
+            before = "observe() before the block" if self.reading.pairing == "same" else f"{call} after it"
+            warnings.warn(
+                f"{UNUSED} blocks in a row had a backward pass, and R was learned from none of them, so that it stays "
+                f"what it was ({'there is one' if self._terms else 'there is none'}); call {before}",
+                stacklevel=3,
+            )
 
     def _change(self, name: str, y: Tensor) -> Tensor | None:
         """R^t for the output y (n, *out) of layer `name`; None where there is none, or once one has not fitted."""
@@ -276,6 +301,7 @@ class LayerwiseAdversary:
             terms = {name: Term(None, None, formed[name], term.rows, term.size) for name, term in terms.items()}
             seen = Seen({}, {})
         self._terms, self._seen = terms, seen
+        self._unused = 0
 
     def _rng(self, device: torch.device) -> torch.Generator:
         if self._generator is None or self._generator.device != device:

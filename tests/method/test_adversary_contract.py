@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.functional import cross_entropy
 
 from lat import Fixed, LayerwiseAdversary, Normal, PerturbationError, Reading, SiteError
+from lat.perturbation.adversary import UNUSED
 
 NAMED = ("fc2", "fc4")
 
@@ -186,6 +188,76 @@ def test_the_block_is_entered_once_at_a_time() -> None:
         pass
     step(model, adversary, 0)
     assert is_plain(model, adversary)
+
+
+def warned(action: Callable[[], object]) -> list[str]:
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        action()
+    return [str(warning.message) for warning in seen]
+
+
+def test_a_forgotten_update_is_told_once_and_not_before_it_is_sure() -> None:
+    model = network()
+    adversary = LayerwiseAdversary(model, NAMED, 0.1)
+
+    def steps(count: int, *, update: bool = False) -> Callable[[], object]:
+        return lambda: [step(model, adversary, t, update=update) for t in range(count)]
+
+    assert warned(steps(UNUSED)) == []  # the last of them may still be learned from
+    (told,) = warned(steps(1))
+    assert told == (
+        "10 blocks in a row had a backward pass, and R was learned from none of them, so that it stays what it was "
+        "(there is none); call update() after it"
+    )
+    assert warned(steps(2 * UNUSED)) == []
+    assert warned(steps(1, update=True)) == []
+    assert warned(steps(UNUSED)) == []
+    (told,) = warned(steps(1))
+    assert "(there is one)" in told
+
+
+@pytest.mark.parametrize(
+    ("reading", "mend"),
+    [
+        (Reading(pairing="same"), "observe() before the block"),
+        (Reading(pairing="mean"), "update() after it"),
+        (Reading(scope="network", source="cw"), "push(delta) after it"),
+    ],
+)
+def test_what_was_forgotten_is_told_by_its_name(reading: Reading, mend: str) -> None:
+    model = network()
+    adversary = LayerwiseAdversary(model, NAMED, 0.1, reading)
+    (told,) = warned(lambda: [step(model, adversary, t, update=False) for t in range(UNUSED + 1)])
+    assert told.endswith(f"call {mend}")
+
+
+def test_a_loop_that_learns_or_only_looks_is_not_warned() -> None:
+    model = network()
+
+    def learning() -> None:
+        for reading in (Reading(), Reading(pairing="same")):
+            adversary = LayerwiseAdversary(model, NAMED, 0.1, reading)
+            for _epoch in range(3):
+                adversary.reset()
+                for t in range(UNUSED):
+                    x, y = batch(t)
+                    if reading.pairing == "same":
+                        adversary.observe(lambda x=x, y=y: cross_entropy(model(x), y))
+                    step(model, adversary, t, update=reading.pairing != "same")
+
+    def accumulating() -> None:
+        adversary = LayerwiseAdversary(model, NAMED, 0.1)
+        for t in range(4 * UNUSED):
+            step(model, adversary, t, update=t % 8 == 7)
+
+    def looking() -> None:
+        adversary = LayerwiseAdversary(model, NAMED, 0.1)
+        for t in range(2 * UNUSED):
+            with adversary:
+                model(batch(t)[0])
+
+    assert warned(learning) == warned(accumulating) == warned(looking) == []
 
 
 # Names ---------------------------------------------------------------------------------------------------------------

@@ -190,9 +190,33 @@ def test_a_method_that_perturbs_inputs_needs_a_law(method: str) -> None:
         defences.build(network(), Cell.from_json(values), 0)
 
 
-def test_layer_wise_training_comes_last_in_a_combination() -> None:
-    with pytest.raises(CellError, match=r"method: 'layerwise\+fgsm' .* write 'layerwise' last"):
-        defences.build(network(), cell("layerwise+fgsm"), 0)
+class Doubled(Defence):
+    """A method of one's own with a loss of its own."""
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        return 2 * super().loss(x, y)
+
+
+@pytest.mark.parametrize(
+    ("method", "dropped"), [("layerwise+fgsm", "layerwise"), ("doubled+layerwise", "doubled"), ("fgsm+doubled", "")]
+)
+def test_a_method_whose_loss_would_be_dropped_is_an_error_that_names_it(
+    method: str, dropped: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(defences, "DEFENCES", {**defences.DEFENCES, "doubled": Doubled})
+    asked = cell("fgsm+layerwise", input_law=FIXED)
+    object.__setattr__(asked, "method", method)  # a cell joins one method and 'layerwise', and no others
+    if not dropped:
+        defence = defences.build(network(), asked, 0)
+        x, y = pairs(0)
+        assert torch.equal(defence.loss(x, y), 2 * cross_entropy(defence.model(x), y))
+        return
+    with pytest.raises(CellError) as error:
+        defences.build(network(), asked, 0)
+    assert str(error.value) == (
+        f"method: {method!r} would drop the loss of {dropped!r} for that of {method.split('+')[1]!r}; write "
+        f"{dropped!r} last, or let it stand alone"
+    )
 
 
 @pytest.mark.parametrize("pairing", ["slot", "same"])

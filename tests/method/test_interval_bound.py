@@ -117,7 +117,10 @@ def test_a_short_training_has_an_epoch_of_warm_up_and_at_least_one_of_ramp(epoch
         (replace(CONTROL, input_law=None), r"input_law: None with method 'interval_bound'; give it law fixed"),
         (replace(CONTROL, input_law=Law("normal", 0.1)), r"input_law: normal 0\.1 per sample with .* law fixed"),
         (replace(CONTROL, mix=True), r"mix: method 'interval_bound' has the clean images .* leave mix out"),
-        (cell("interval_bound+layerwise"), r"method: 'interval_bound\+layerwise' would drop the loss of"),
+        (
+            cell("interval_bound+layerwise", input_law=Law("fixed", 0.1)),
+            r"method: 'interval_bound\+layerwise' would drop the loss of 'interval_bound'",
+        ),
     ],
 )
 def test_what_the_method_has_no_meaning_for_is_an_error_by_name(asked: Cell, message: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from torch import nn
+from torch import Tensor, nn
 
 import lat
 from lat.cells import Cell, Law, Reading, Schedule
@@ -110,6 +110,45 @@ def test_an_empty_set_is_refused(model: nn.Module, name: str, held: str) -> None
     with pytest.raises(SiteError) as error:
         layer_set(model, [name])
     assert str(error.value) == f"layers: the set {name!r} holds no layer of {held}"
+
+
+class OutOfOrder(nn.Module):
+    """Registers its layers last first, with one that it never calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = nn.Linear(4, 4)
+        self.last = nn.Linear(4, 2)
+        self.middle = nn.Linear(4, 4)
+        self.first = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.middle(self.first(x).relu()).relu())
+
+
+class Branching(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.a(x)) if x.sum() > 0 else self.a(x)
+
+
+def test_the_first_layer_is_the_one_that_is_called_first() -> None:
+    assert layer_set(OutOfOrder(), ["all"]) == ("middle", "last")
+
+
+def test_a_network_whose_order_cannot_be_traced_has_no_sets() -> None:
+    with pytest.raises(SiteError, match=r"layers: Branching cannot be traced \(.*\), so that .*; name the layers"):
+        layer_set(Branching(), ["all"])
+    assert layer_set(Branching(), ["b"]) == ("b",)
+
+
+def test_one_text_is_no_list_of_names() -> None:
+    with pytest.raises(SiteError) as error:
+        layer_set(network("4fc"), "all")
+    assert str(error.value) == "layers: 'all' is one text; give a list of names, ['all']"
 
 
 @pytest.mark.parametrize("name", LAYER_SETS)
