@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import median
+from types import MappingProxyType
 from typing import Any
 
 from lat.findings import ENOUGH, STATUSES, Result, words
@@ -17,23 +18,32 @@ CERTIFIED = "certified"
 
 
 def summary(
-    ledger: Ledger, plan: Plan, labels: Mapping[tuple[str, str], str], settings: Mapping[str, Mapping[str, Any]]
+    ledger: Ledger,
+    plan: Plan,
+    labels: Mapping[tuple[str, str], str],
+    settings: Mapping[str, Mapping[str, Any]],
+    reasons: Mapping[tuple[str, int], Mapping[str, str]] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """The audits of every scale that has one: `scales` with a line a cell, `checks` with how many results had which
-    status, a network that several rows share counted once, and `findings` and `notes`, each as the sentence that
-    `settings` (config/audit.yaml) has for it. Of a scale, `seeds` is how many of a cell's `of_seeds` were audited at
-    the most.
+    status, a network that several rows share counted once, `skipped` why those that were not made were not, and
+    `findings` and `notes`, each as the sentence that `settings` (config/audit.yaml) has for it. Of a scale, `seeds` is
+    how many of a cell's `of_seeds` were audited at the most.
 
-    `labels` are the names that cells go by, by (scale, cell). Accuracies are means over seeds, in per cent.
+    `labels` are the names that cells go by, by (scale, cell); `reasons` what the records say of a network's checks, by
+    (slug, seed), where they say anything. Accuracies are means over seeds, in per cent.
     """
     scales, findings, notes, counts = [], [], [], {name: Counter[str]() for name in settings}
+    skipped = Counter[tuple[str, str]]()
     for scale in (scale for scale in plan.scales if STEP in plan.steps.get(scale.name, ())):
         cells = {cell: audited(ledger.rows(scale.name, cell, plan.slugs)) for cell in scale.cells}
         names = {cell: labels.get((scale.name, cell), cell) for cell in scale.cells}
-        found = {names[cell] + ", favourable" * _favourable(cell): results(rows) for cell, rows in cells.items()}
-        for rows in {rows[0]["slug"]: rows for rows in cells.values() if rows}.values():
-            for result in (result for mine in results(rows).values() for result in mine):
+        by_cell = {cell: results(rows, reasons) for cell, rows in cells.items()}
+        found = {names[cell] + ", favourable" * _favourable(cell): mine for cell, mine in by_cell.items()}
+        for cell in {rows[0]["slug"]: cell for cell, rows in cells.items() if rows}.values():
+            for result in (result for mine in by_cell[cell].values() for result in mine):
                 counts[result.check.partition("@")[0]][result.status] += 1
+                if result.status == "skipped":
+                    skipped[result.check, result.reason] += 1
         for row, by_seed in found.items():
             findings += list(_findings(scale.name, row, by_seed, settings))
         notes += list(_notes(scale.name, found, settings))
@@ -42,6 +52,9 @@ def summary(
         "scales": scales,
         "checks": [{"check": name} | {key: counts[name][key] for key in STATUSES} for name in settings if counts[name]],
         "statuses": list(STATUSES),
+        "skipped": [
+            {"check": check, "reason": reason, "networks": count} for (check, reason), count in sorted(skipped.items())
+        ],
         "findings": findings,
         "notes": notes,
     }
@@ -88,15 +101,18 @@ def audited(rows: Rows) -> Rows:
     return [row for row in rows if row["step"] == STEP and row["seed"] not in lost]
 
 
-def results(rows: Rows) -> dict[int, list[Result]]:
-    """Seed -> the results of its checks, in the ledger's order."""
+def results(
+    rows: Rows, reasons: Mapping[tuple[str, int], Mapping[str, str]] = MappingProxyType({})
+) -> dict[int, list[Result]]:
+    """Seed -> the results of its checks, in the ledger's order, with what `reasons` has for (slug, seed)."""
     found: dict[int, list[Result]] = {}
     limits = {(row["seed"], row["attack"]): float(row["value"]) for row in rows if row["metric"] == "threshold"}
     for row in rows:
         if row["metric"] in STATUSES:
             n = None if row["n"] != row["n"] else int(row["n"])
             limit = limits.get((row["seed"], row["attack"]), float("nan"))
-            result = Result(row["attack"], row["metric"], float(row["value"]), limit, n)
+            why = reasons.get((row["slug"], int(row["seed"])), {}).get(row["attack"], "")
+            result = Result(row["attack"], row["metric"], float(row["value"]), limit, n, why)
             found.setdefault(int(row["seed"]), []).append(result)
     return found
 

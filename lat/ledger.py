@@ -75,7 +75,11 @@ class Figure:
 
 @dataclass(frozen=True)
 class Record:
-    """What one job of one (cell, seed, step) measured, and everything needed to trust it."""
+    """What one job of one (cell, seed, step) measured, and everything needed to trust it.
+
+    `reasons` are those of an audit's checks that have one: why they were skipped, or what they lack. The JSON has the
+    key only where there are any.
+    """
 
     step: str
     name: str
@@ -94,6 +98,7 @@ class Record:
     finished: str
     curve: tuple[Mapping[str, float], ...] = field(default_factory=tuple)
     imported: bool = False
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for key, allowed in (("step", STEPS), ("status", STATUSES)):
@@ -107,6 +112,8 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         values = asdict(self)
+        if not self.reasons:
+            del values["reasons"]
         return values | {"cell": self.cell.to_json(), "slug": self.cell.slug}
 
     @classmethod
@@ -124,6 +131,7 @@ class Record:
     @classmethod
     def _built(cls, given: dict[str, Any], origin: str) -> Record:
         slug = given.pop("slug", None)
+        given["reasons"] = {str(check): str(reason) for check, reason in given.get("reasons", {}).items()}
         known = {entry.name for entry in fields(cls)}
         if wrong := sorted(set(given) ^ known):
             state = "missing" if wrong[0] in known else "unknown"

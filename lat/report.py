@@ -115,6 +115,7 @@ def build(
                 for file in plan.audit_files
                 for name, check in read(root / file, "audit", "audit.file").items()
             },
+            {(record.cell.slug, record.seed): record.reasons for record in records if record.reasons},
         ),
         "equations": equations,
         "equivalence": equivalence.summary(run, plan, records, sources),
@@ -212,6 +213,7 @@ def _run(plan: Plan, ledger: Ledger, root: Path) -> dict[str, Any]:
         "schedule": plan.config["schedule"],
         "paper_epochs": read(root / plan.config["tables"]["file"], "tables", "tables.file")["epochs"],
         "attacks": list(plan.config["attacks"]["names"]),
+        "threats": _threats(plan, root),
         "scales": [
             {
                 "name": scale.name,
@@ -229,6 +231,19 @@ def _run(plan: Plan, ledger: Ledger, root: Path) -> dict[str, Any]:
             for scale, given in zip(plan.scales, plan.config["scales"], strict=True)
         ],
     }
+
+
+def _threats(plan: Plan, root: Path) -> list[dict[str, Any]]:
+    """The threat models of the attacks that have one radius: norm, radius, box, and who has it."""
+    described = read(root / plan.config["attacks"]["file"], "attacks", "attacks.file")
+    found: dict[tuple[str, float, float, float], list[str]] = {}
+    for name in plan.config["attacks"]["names"]:
+        if (radius := described[name].get("radius")) is not None:
+            found.setdefault((described[name]["norm"], radius, *described[name]["box"]), []).append(name)
+    return [
+        {"norm": norm, "radius": radius, "box": [low, high], "attacks": names}
+        for (norm, radius, low, high), names in found.items()
+    ]
 
 
 def notice(plan: Plan, root: Path = ROOT) -> str:
@@ -249,13 +264,15 @@ def _shown_tables(ledger: Ledger, plan: Plan, root: Path) -> list[dict[str, Any]
 
 
 def _study(name: str, plan: Plan, described: Iterable[dict[str, Any]], root: Path, own: Plan | None) -> dict[str, Any]:
-    """A study's result under `found`, or None there and under `gap` why, with the command that makes it."""
+    """A study's result under `found` and how it was `made`, or None there and under `gap` why, with the command that
+    makes it.
+    """
     command = f"snakemake --cores all --configfile config/{name}.yaml"
     place = plan.config["studies"].get(name)
     path = root / place / "ledger.csv" if place else None
     if path is None or not path.is_file():
         where = f"{place}/ledger.csv is missing" if place else "the run file names no ledger for it"
-        return {"found": None, "gap": where, "command": command}
+        return {"found": None, "made": None, "gap": where, "command": command}
     ledger = read_ledger(path)
     found: dict[str, Any]
     if name in CALIBRATED:
@@ -267,7 +284,8 @@ def _study(name: str, plan: Plan, described: Iterable[dict[str, Any]], root: Pat
         found = studies.rates(ledger, own)
     else:
         found = studies.sensitivity(ledger, _assumptions(plan, root), own)
-    return {"found": found, "gap": "", "command": command}
+    made = studies.made(read_records(path.with_name("records.jsonl")), plan)
+    return {"found": found, "made": made, "gap": "", "command": command}
 
 
 def _claims(

@@ -7,10 +7,11 @@ in it: `fc_34 form=closed pairing=mean`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lat.intervals import over_seeds
+from lat.ledger import Record
 from lat.measured import WORST_CASE, Ledger, Plan, Rows, by_seed, figure
 
 CALIBRATED_ON = {"clean": 0.03, "fgsm": 0.06, "ifgsm": 0.06, "pgd": 0.06}
@@ -33,6 +34,36 @@ def split_name(name: str) -> tuple[str, dict[str, str]]:
     """A cell's name as its grid row and the changes made to it: `a b=c d=e` is ("a", {"b": "c", "d": "e"})."""
     base, *changes = name.split(" ")
     return base, dict(change.split("=", 1) for change in changes)
+
+
+def made(records: Sequence[Record], plan: Plan) -> dict[str, Any]:
+    """How a study was made: the epochs and the seeds of its points, and the parts it was trained and scored on.
+
+    `elsewhere` are the scales of `plan`, the run that shows the study, that have a network of the study at other epochs
+    or trained on another part (`there`), so that the same row has other figures in the run's tables.
+    """
+    trained = [record for record in records if record.step == "train"]
+    seeds: dict[tuple[str, str], set[int]] = {}
+    for record in trained:
+        seeds.setdefault((record.scale, record.name), set()).add(record.seed)
+    ways: dict[tuple[str, str, float], set[int]] = {}
+    for record in trained:
+        cell = record.cell
+        ways.setdefault((cell.dataset, cell.model, cell.width), set()).add(cell.schedule.epochs)
+    parts, there = sorted({record.cell.part for record in trained}), plan.config["part"]
+    return {
+        "epochs": sorted(set().union(*ways.values())),
+        "seeds": sorted({len(found) for found in seeds.values()}),
+        "parts": parts,
+        "scored": sorted({record.settings["part"] for record in records if record.step == "attack"}),
+        "there": there,
+        "elsewhere": [
+            {"name": scale.name, "epochs": scale.epochs}
+            for scale in plan.scales
+            if (epochs := ways.get((scale.dataset, scale.model, scale.width)))
+            and (epochs != {scale.epochs} or parts != [there])
+        ],
+    }
 
 
 def calibration(ledger: Ledger, reported: Mapping[str, float]) -> dict[str, Any]:

@@ -119,6 +119,7 @@ def _audit(
             **digests,
         },
         started=started,
+        reasons={result.check: result.reason for result in results if result.reason},
     )
     made.write(files.record)
     return made

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import safetensors.torch
@@ -126,6 +127,7 @@ def record_of(
     inputs: Mapping[str, str],
     started: float,
     curve: tuple[Mapping[str, float], ...] = (),
+    reasons: Mapping[str, str] = MappingProxyType({}),
 ) -> Record:
     """The record of a step of the job that began at `started` (perf_counter) and ends now."""
     return Record(
@@ -145,4 +147,5 @@ def record_of(
         wall_s=time.perf_counter() - started,
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         curve=curve,
+        reasons=dict(reasons),
     )

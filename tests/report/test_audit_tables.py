@@ -6,6 +6,7 @@ import csv
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -28,7 +29,11 @@ def told(tmp_path: Path, made: Callable[..., Any], written: Callable[..., Plan])
     """
 
     def tell(
-        *rows: tuple[str, int, str, str, float, int | str], diverged: Any = (), more: Any = (), twin: str = ""
+        *rows: tuple[str, int, str, str, float, int | str],
+        diverged: Any = (),
+        more: Any = (),
+        twin: str = "",
+        reasons: Mapping[tuple[str, int], Mapping[str, str]] = MappingProxyType({}),
     ) -> dict[str, Any]:
         run = made(cells=["dnn", "fc_4", *more], scales=[("calibrated", 12, 2)])
         plan = written(run, tmp_path, diverged=diverged)
@@ -47,7 +52,8 @@ def told(tmp_path: Path, made: Callable[..., Any], written: Callable[..., Plan])
                     "dataset": "mnist", "method": "", "layers": "", "epsilon": "",
                 }  # fmt: skip
                 writer.writerow(own)
-        return audit_tables.summary(read_ledger(tmp_path / "ledger.csv"), plan, LABELS, SETTINGS)
+        why = {(plan.slugs["calibrated", cell], seed): given for (cell, seed), given in reasons.items()}
+        return audit_tables.summary(read_ledger(tmp_path / "ledger.csv"), plan, LABELS, SETTINGS, why)
 
     return tell
 
@@ -132,6 +138,26 @@ def test_a_share_of_nothing_certified_counts_and_a_network_without_bounds_does_n
     assert (first["certified"], second["certified"]) == ({"certified@0.1": "10.0"}, {"certified@0.1": ""})
     assert first["made"] == 1
     assert found["notes"] == [], "they stand in their table"
+
+
+def test_why_a_check_was_skipped_is_told_and_what_one_that_was_made_lacks(told: Callable[..., dict[str, Any]]) -> None:
+    found = told(
+        ("dnn", 0, "certified@0.1", "skipped", 0.0, 0),
+        ("dnn", 1, "certified@0.1", "skipped", 0.0, 0),
+        ("fc_4", 0, "certified@0.1", "skipped", 0.0, 0),
+        ("fc_4", 1, "gradient_free", "found", 2.0, 500),
+        ("fc_4", 1, "gradient_free", "threshold", 0.5, ""),
+        reasons={
+            ("dnn", 0): {"certified@0.1": "no image of 9 is certified"},
+            ("dnn", 1): {"certified@0.1": "no image of 9 is certified", "large_ball": "another"},
+            ("fc_4", 1): {"gradient_free": "transfer: no verdicts"},
+        },
+    )
+    assert found["skipped"] == [
+        {"check": "certified@0.1", "reason": "", "networks": 1},
+        {"check": "certified@0.1", "reason": "no image of 9 is certified", "networks": 2},
+    ]
+    assert found["findings"][0]["words"].endswith(" (transfer: no verdicts)")
 
 
 def test_a_note_of_many_networks_is_one_sentence(told: Callable[..., dict[str, Any]]) -> None:

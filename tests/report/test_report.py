@@ -20,6 +20,7 @@ from lat import cli, report
 from lat.cells import Compute
 from lat.ledger import COLUMNS, LedgerError, Record, read_records
 from lat.measured import Plan
+from lat.runs import FIXED_ATTACKS
 
 ROOT = Path(__file__).resolve().parents[2]
 CELLS = ("dnn", "adv_input", "fc_2", "fc_4")
@@ -258,6 +259,18 @@ def test_the_table_of_scales_says_on_how_many_images_each_is_trained_and_attacke
     assert cells[15:17] == ["all", "all"]
 
 
+def test_the_threat_model_is_told_as_the_attacks_settings_have_it(built: tuple[Path, Plan], tmp_path: Path) -> None:
+    one = {"norm": "linf", "radius": 0.1, "box": [0.0, 1.0], "attacks": [*FIXED_ATTACKS]}
+    assert content(built[0])["run"]["threats"] == [one], "a curve has many radii, and cw_l2 has none"
+    assert "distance 0.1 (fgsm, ifgsm, pgd, eot, cw) of it" in text_of(built[0] / "build/out")
+    work = tmp_path / "work"
+    shutil.copytree(built[0] / "build/out", work)
+    changed = content(built[0])
+    changed["run"]["threats"] = [one | {"attacks": ["fgsm"]}, one | {"radius": 0.25, "attacks": ["pgd"]}]
+    (work / "report.json").write_text(json.dumps(changed))
+    assert "distance 0.1 (fgsm) and distance 0.25 (pgd) of it" in re.sub(r"\s+", " ", text_of(work))
+
+
 def test_an_absent_study_is_a_gap_that_names_its_command(built: tuple[Path, Plan]) -> None:
     for name, study in content(built[0])["studies"].items():
         assert study["found"] is None
@@ -305,6 +318,18 @@ def test_the_studies_are_read_from_the_ledgers_that_the_run_names(
     rows = {row["id"]: row for row in found["sensitivity"]["found"]["alternatives"]}
     assert rows["batch_64"]["cells"]["fc_4"]["state"] == "ok"
     assert "calibration.svg" in content(tmp_path)["figures"]["files"]
+    assert {name: study["made"]["seeds"] for name, study in found.items()} == {
+        "calibration": [2],
+        "calibration_cnn": [2],
+        "readings": [1],
+        "readings_cnn": [1],
+        "readings_deep": [1],
+        "rates_cnn": [2],
+        "sensitivity": [2],
+    }
+    said = text_of(tmp_path / "build/out")
+    assert said.count("Each point was trained for 4 epochs with") == len(found)
+    assert "with 1 seed on all training images, and scored on the test images." in said
 
 
 def _present(records: list[Record], **letters: str) -> dict[tuple[str, str], str]:
@@ -464,6 +489,27 @@ def test_audits_that_are_asked_for_and_not_made_are_no_clean_bill(
     report.build(plan, tmp_path / "run", tmp_path / "out.pdf")
     assert content(tmp_path)["audit"]["checks"] == []
     assert "No check speaks against any figure." not in text_of(tmp_path / "build/out")
+
+
+def test_the_report_says_why_checks_were_skipped_where_their_records_do(
+    built: tuple[Path, Plan], tmp_path: Path, made: Callable[..., Any], written: Callable[..., Plan]
+) -> None:
+    run = tmp_path / "run"
+    plan = written(made(cells=("dnn", "fc_4"), scales=SCALES), run)
+    steps = {**plan.steps, "calibrated": ("train", "attack", "audit")}
+    plan = replace(plan, steps=steps, audit_files=("config/audit.yaml",))
+    audits(run / "ledger.csv", plan, ("dnn", 0, {}, "skipped"), ("fc_4", 0, {}, "skipped"))
+    records = read_records(run / "records.jsonl")
+    attacked = next(r for r in records if (r.name, r.scale, r.seed, r.step) == ("dnn", "calibrated", 0, "attack"))
+    audited = replace(attacked, step="audit", reasons={"more_restarts": "a reason of its own"})
+    with (run / "records.jsonl").open("a") as stream:
+        stream.write(json.dumps(audited.to_json()) + "\n")
+    report.build(plan, run, tmp_path / "out.pdf", figures=built[0] / "build/out/figures")
+    told = re.sub(r"\s+", " ", text_of(tmp_path / "build/out"))
+    assert (
+        "Why checks were skipped: more restarts, 1 network: the record does not say; more restarts, 1 network: "
+        "a reason of its own."
+    ) in told
 
 
 def test_reported_tables_beyond_the_run_are_listed(built: tuple[Path, Plan]) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lat import studies
+from lat.ledger import read_records
 from lat.measured import Plan, read_ledger
 
 REPORTED = {"clean": 0.9429, "fgsm": 0.1415, "ifgsm": 0.1106, "pgd": 0.0819}
@@ -95,6 +97,31 @@ def test_a_width_with_a_missing_figure_cannot_be_chosen(grid: Path) -> None:
     entry = next(entry for entry in found["widths"] if entry["width"] == best)
     assert (entry["distance"], entry["reason"]) == (None, "not in this run")
     assert found["chosen"] not in (None, best)
+
+
+def test_how_a_study_was_made_is_told_and_which_scales_of_the_tables_were_made_otherwise(
+    tmp_path: Path, made: Callable[..., Any], written: Callable[..., Plan]
+) -> None:
+    names = (("narrow", 10, 3), ("wide", 256, 1))
+    tables = Plan.of(made(cells=("dnn",), scales=[*names, ("other", 12, 1)], epochs=4))
+    same = made(cells=("dnn",), scales=names, epochs=4)
+    written(same, tmp_path / "same")
+    assert studies.made(read_records(tmp_path / "same/records.jsonl"), tables) == {
+        "epochs": [4],
+        "seeds": [1, 3],
+        "parts": ["train"],
+        "scored": ["test"],
+        "there": "train",
+        "elsewhere": [],
+    }
+    written(made(cells=("dnn",), scales=names[1:], epochs=2), tmp_path / "short")
+    short = read_records(tmp_path / "short/records.jsonl")
+    assert studies.made(short, tables)["elsewhere"] == [{"name": "wide", "epochs": 4}]
+    fit = [replace(r, cell=replace(r.cell, part="fit"), settings={"part": "validation"}) for r in short]
+    found = studies.made(fit, tables)
+    assert (found["parts"], found["scored"]) == (["fit"], ["validation"])
+    held_out = [replace(r, cell=replace(r.cell, part="fit")) for r in read_records(tmp_path / "same/records.jsonl")]
+    assert [entry["name"] for entry in studies.made(held_out, tables)["elsewhere"]] == ["narrow", "wide"]
 
 
 POINTS = ("dnn", "fc_34 law=fixed", "fc_34 law=normal", "fc_34 law=abs_normal", "adv_fixed mix=no", "adv_pgd mix=no")

@@ -70,6 +70,9 @@ def test_an_audit_says_what_it_looked_at_and_what_it_found(run: Run, done: Folde
     assert statuses["worst_case"] == statuses["ball_and_box"] == statuses["repeated_passes"] == "passed"
     assert statuses["large_ball"] == "skipped", "this run has no PGD at several radii"
     assert "certified" not in statuses, "which is not cheap"
+    assert record.reasons["large_ball"] == "pgd_curve@0.5: no verdicts"
+    skipped = {check for check, status in statuses.items() if status == "skipped"}
+    assert skipped <= record.reasons.keys() <= statuses.keys()
 
 
 def test_the_worst_case_of_an_audit_is_over_all_attacks_of_both_steps(run: Run, done: Folder) -> None:
@@ -134,6 +137,8 @@ def test_an_audited_run_is_exported_put_back_and_derived_again(
     assert restore(run, tmp_path / "kept", again) == (12, 0)
     assert collect(run, again, again.root) == []
     entry = run.entry("dnn")
+    kept, back = (Record.read(place.record(entry, 1, "audit")) for place in (done, again))
+    assert kept.reasons == back.reasons != {}
     assert again.verdicts(entry, 1, "audit").read_bytes() == done.verdicts(entry, 1, "audit").read_bytes()
     again.weights(entry, 1).unlink()
     assert not needs_weights(run, again, entry, 1, "audit")

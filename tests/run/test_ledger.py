@@ -65,6 +65,19 @@ def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
         assert Record.read(tmp_path / full.path) == full
 
 
+def test_reasons_are_written_where_there_are_any_and_older_records_have_none(tmp_path: Path) -> None:
+    record = all_records()[0]
+    assert "reasons" not in record.to_json()
+    assert Record.from_json(record.to_json()).reasons == {}
+    told = Record(**{**vars(record), "reasons": {"certified": "no bounds"}})
+    told.write(tmp_path / told.path)
+    assert Record.read(tmp_path / told.path) == told
+    write_ledger([told], tmp_path)
+    assert read_records(tmp_path / "records.jsonl") == [told]
+    with pytest.raises(LedgerError, match="here: not a record"):
+        Record.from_json(record.to_json() | {"reasons": ["no bounds"]}, "here")
+
+
 def test_a_missing_record_is_named(tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match=r"seed0\.train\.json: no such record; run its job"):
         Record.read(tmp_path / "seed0.train.json")
