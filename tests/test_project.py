@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.metadata
 import os
 import re
@@ -19,7 +20,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import lat
-from lat import norms
+from lat import models, norms
 from lat.attacks import ascent
 from lat.data import arrays
 
@@ -123,6 +124,31 @@ def test_every_make_command_in_the_readme_exists() -> None:
     named = set(re.findall(r"(?:^\s*\$?\s*|`)make ([a-z][a-z-]*)", readme, re.MULTILINE))
     assert {"report", "test"} <= named
     assert named <= targets
+
+
+def test_the_readmes_python_runs_as_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a small network of the fully connected kind, whose layers have the names that the README uses."""
+    monkeypatch.chdir(ROOT)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+    model = models.build("4fc", (1, 28, 28), 10, 8, seed=0)
+    before = copy.deepcopy(model.state_dict())
+    x, y = torch.rand(12, 1, 28, 28, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 10
+    there: dict[str, Any] = {
+        "model": model,
+        "x": x,
+        "y": y,
+        "epochs": 2,
+        "loader": [(x[:6], y[:6]), (x[6:], y[6:])],
+        "criterion": torch.nn.CrossEntropyLoss(),
+        "optimizer": torch.optim.SGD(model.parameters(), 0.1),
+    }
+    for block in blocks:
+        exec(block, there)
+    assert there["adversary"].perturbations.keys() == {"fc2", "fc3"}
+    assert any(not torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert there["robust"].shape == (6,), "the last batch of the loop"
+    assert len(blocks) == 3
 
 
 @pytest.mark.parametrize(
