@@ -167,7 +167,9 @@ def _place(entry: Joined, p_adjusted: float, family_size: int, source: Source) -
     elif verdict in (UNDECIDED, NOT_JUDGED):
         reason = text.why(verdict, entry.comparisons)
     else:
-        reason = f"{text.counted(entry.comparisons)}; {text.corrected(p_adjusted, family_size)}"
+        tested = decided is None or not decided[1].by_rule
+        how = text.corrected(p_adjusted, family_size) if tested else text.BY_RULE
+        reason = f"{text.counted(entry.comparisons)}; {how}"
     return {
         "scale": entry.scale.name,
         "width": entry.scale.width,

@@ -160,7 +160,7 @@ def _judged(
         part = replace(part, reason=reference.diverged_text)
     for row in counted:
         if row.seeds >= rules.minimum_pairs and row.lost > rules.fails_above_share * row.seeds:
-            return replace(part, verdict=FAILS, p_holds=1.0, p_fails=0.0, reason=row.diverged_text)
+            return replace(part, verdict=FAILS, p_holds=1.0, p_fails=0.0, reason=row.diverged_text, by_rule=True)
     return part
 
 

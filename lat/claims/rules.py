@@ -63,7 +63,8 @@ class Part:
     """One comparison in one column: subject minus reference in points, its interval, and the p of both verdicts.
 
     A part that cannot be tested has p = 1; printed numbers have no p. `difference` is None where there is no pair.
-    `missing` is the row that has no figure, where that is why the part is not judged.
+    `missing` is the row that has no figure, where that is why the part is not judged. `by_rule` is whether it fails by
+    the rule on diverged seeds, which is no test: `reason` says whose seeds, and the p of "fails" is 0 by definition.
     """
 
     column: str
@@ -77,6 +78,7 @@ class Part:
     reason: str = ""
     missing: str = ""
     mcnemar: tuple[McNemar, ...] = ()
+    by_rule: bool = False
 
 
 @dataclass(frozen=True)
@@ -144,13 +146,13 @@ def deciding(
     claim: Mapping[str, Any], verdict: str, comparisons: Sequence[Comparison]
 ) -> tuple[Comparison, Part] | None:
     """The figure on which a claim's verdict turns: among those that have it, the weakest where all are needed and the
-    strongest where one is enough. None where no comparison has a difference.
+    strongest where one is enough. None where no comparison has a difference or fails by rule.
 
-    Weak is a small difference, and for "within" one far from 0.
+    Weak is a small difference, and for "within" one far from 0; weakest what fails by rule.
     """
 
     def strength(part: Part) -> float:
-        if part.difference is None:
+        if part.difference is None or part.by_rule:
             return -math.inf
         return -abs(part.difference) if claim["direction"] == WITHIN else part.difference
 
@@ -161,7 +163,8 @@ def deciding(
 
     candidates = []
     for comparison in comparisons:
-        parts = [(part.verdict, comparison, part) for part in comparison.parts if part.difference is not None]
+        told = [part for part in comparison.parts if part.difference is not None or part.by_rule]
+        parts = [(part.verdict, comparison, part) for part in told]
         if best := chosen(claim["quantifier"], comparison.verdict, parts):
             candidates.append((comparison.verdict, comparison, best[2]))
     found = chosen(claim["over_comparisons"], verdict, candidates)

@@ -30,8 +30,10 @@ def _places(found: Part) -> int:
 
 
 def part(found: Part, level: float) -> str:
-    """ "−12.3 points (95 % −14.0 to −10.6), 3 seeds"; without interval where there is none."""
-    if found.difference is None:
+    """ "−12.3 points (95 % −14.0 to −10.6), 3 seeds"; without interval where there is none; what diverged, where that
+    decides.
+    """
+    if found.difference is None or found.by_rule:
         return found.reason or absent([found.missing])
     out = f"{points(found.difference, _places(found))} points"
     if found.low is not None and found.high is not None:
@@ -55,6 +57,9 @@ def corrected(p: float, claims: int) -> str:
     return f"Holm's p {probability(p)} over {claims} claim{'s' if claims > 1 else ''}"
 
 
+BY_RULE = "by the rule on diverged seeds, not by a test"
+
+
 def absent(labels: Iterable[str]) -> str:
     return f"no figures of {', '.join(dict.fromkeys(labels))}"
 
@@ -74,6 +79,8 @@ def brief(decided: Decided | None) -> str:
 
 def cell(found: Part) -> dict[str, str]:
     """A part as a table shows it: the difference, and under it the interval or what else there is to say."""
+    if found.by_rule:
+        return {"short": "diverged", "below": found.reason}
     if found.difference is None:
         return {"short": "", "below": found.reason or absent([found.missing])}
     below = "1 seed" if found.pairs == 1 else ""

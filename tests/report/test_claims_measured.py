@@ -170,6 +170,21 @@ def test_divergence_fails_a_claim_whatever_holm_says(tmp_path: Path) -> None:
     assert found["x"]["by"][0]["comparisons"][0]["parts"][0]["reason"] == "A diverged (2 of 3 seeds)"
 
 
+@pytest.mark.parametrize("first", [[None, None, None], [90.0, None, None]])
+def test_what_fails_by_the_rule_on_diverged_seeds_says_so_and_shows_no_p_and_no_difference(
+    tmp_path: Path, first: list[float | None]
+) -> None:
+    lost = sum(value is None for value in first)
+    place = judge(
+        tmp_path, [claim("x", "AB", "CB")], {("a", "one"): first, ("b", "one"): FLAT, ("c", "one"): above(*SURE)}
+    )["x"]["by"][0]
+    assert (place["verdict"], place["brief"]) == ("fails", "diverged")
+    assert place["text"] == f"A diverged ({lost} of 3 seeds): A − B, PGD"
+    assert place["reason"] == "of 2 figures 1 holds, 1 fails; by the rule on diverged seeds, not by a test"
+    part = place["comparisons"][0]["parts"][0]
+    assert (part["short"], part["below"]) == ("diverged", f"A diverged ({lost} of 3 seeds)")
+
+
 def test_a_missing_row_leaves_some_to_hold_without_it(tmp_path: Path) -> None:
     values = {("a", "one"): above(*SURE), ("b", "one"): FLAT}
     found = judge(tmp_path, [claim("x", "AB", "AC"), claim("y", "AB", "AC", over_comparisons="some")], values)
