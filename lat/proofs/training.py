@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -10,7 +11,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from lat import equations as eq
+from lat.cells import PAIRINGS, Reading
 from lat.linear_maps import linear_map
+from lat.perturbation import LayerwiseAdversary
 from lat.proofs.comparison import equal
 from lat.proofs.enumeration import Counterexample
 from lat.proofs.law import Law, anything, nonnegative, nonzero
@@ -151,7 +154,54 @@ def _injected(draw: Draw) -> Tensor:
         return equal(module(x + r), tapped)
 
 
+def _removed(draw: Draw) -> Tensor:
+    """Some steps of Algorithm 1; then the network, outside the block, against one of the same weights that never had
+    an adversary. In the block the layer's output is another one wherever there is an R, so that there is something to
+    remove.
+    """
+    case = Perturbed(draw)
+    untouched = copy.deepcopy(case.model)
+    adversary = LayerwiseAdversary(case.model, [case.layer], 0.5, Reading(pairing=draw(st.sampled_from(PAIRINGS[:2]))))
+    optimizer = torch.optim.SGD(case.model.parameters(), 0.01)
+    for _ in range(draw(st.integers(1, 3))):
+        with adversary:
+            loss = cross_entropy(case.model(case.x), case.y)
+        optimizer.zero_grad()
+        loss.backward()
+        adversary.update()
+        optimizer.step()
+    untouched.load_state_dict(case.model.state_dict())
+    with torch.no_grad():
+        plain, usual = _with_output(untouched, case)
+        with adversary:
+            _, changed = _with_output(case.model, case)
+        outside = case.model(case.x)
+        case.model.eval()
+        with adversary:
+            in_eval = case.model(case.x)
+    added = any(bool(R.any()) for R in adversary.perturbations.values())
+    bits = all(torch.equal(found, plain) for found in (outside, in_eval)) and torch.equal(usual, changed) != added
+    return equal(outside, plain) & equal(in_eval, plain) & torch.tensor(bits)
+
+
+def _with_output(model: nn.Module, case: Perturbed) -> tuple[Tensor, Tensor]:
+    """The scores of a network, and the output of the case's layer in it."""
+    seen: list[Tensor] = []
+    handle = model.get_submodule(case.layer).register_forward_hook(lambda _, given, y: seen.append(y))
+    scores = model(case.x)
+    handle.remove()
+    return scores, seen[0]
+
+
 LAWS = (
+    Law(
+        id="5.removed",
+        role="claim",
+        statement='"network trained with" R = "network of the same weights that never had" R',
+        domain="after steps of Algorithm 1 on any one layer, outside its block in training mode and anywhere in eval mode, bit for "
+        "bit. Fully connected and convolutional networks",
+        evidence=(Experiment(_removed, share=0.3),),
+    ),
     Law(
         id="5.injection",
         role="step",
