@@ -61,6 +61,7 @@ FLOORS: dict[str, int] = {
 NEIGHBOURS = {
     ("runs", "grid"): "a run file says which rows of the grid it resolves, and how",
     ("defences", "perturbation"): "layer-wise training is one defence among others, and wraps the adversary",
+    ("proofs", "perturbation"): "a law about trained networks trains them by the method itself",
 }
 
 # The report's side of the ledger: below its own floors it sees these alone.
