@@ -47,7 +47,7 @@ def summary(
         for row, by_seed in found.items():
             findings += list(_findings(scale.name, row, by_seed, settings))
         notes += list(_notes(scale.name, found, settings))
-        scales.append(_scale(scale, cells, names, ledger, plan))
+        scales.append(_scale(scale, cells, by_cell, names, ledger, plan))
     return {
         "scales": scales,
         "checks": [{"check": name} | {key: counts[name][key] for key in STATUSES} for name in settings if counts[name]],
@@ -101,9 +101,7 @@ def audited(rows: Rows) -> Rows:
     return [row for row in rows if row["step"] == STEP and row["seed"] not in lost]
 
 
-def results(
-    rows: Rows, reasons: Mapping[tuple[str, int], Mapping[str, str]] = MappingProxyType({})
-) -> dict[int, list[Result]]:
+def results(rows: Rows, reasons: Mapping[tuple[str, int], Mapping[str, str]]) -> dict[int, list[Result]]:
     """Seed -> the results of its checks, in the ledger's order, with what `reasons` has for (slug, seed)."""
     found: dict[int, list[Result]] = {}
     limits = {(row["seed"], row["attack"]): float(row["value"]) for row in rows if row["metric"] == "threshold"}
@@ -154,7 +152,12 @@ def _notes(
 
 
 def _scale(
-    scale: Scale, cells: Mapping[str, Rows], names: Mapping[str, str], ledger: Ledger, plan: Plan
+    scale: Scale,
+    cells: Mapping[str, Rows],
+    by_cell: Mapping[str, Mapping[int, Sequence[Result]]],
+    names: Mapping[str, str],
+    ledger: Ledger,
+    plan: Plan,
 ) -> dict[str, Any]:
     """A scale's attacks beyond the tables', how many images they saw, its certified radii, and a line a cell.
 
@@ -176,7 +179,7 @@ def _scale(
     )
     lines = []
     for cell, rows in cells.items():
-        found = [result for results_ in results(rows).values() for result in results_]
+        found = [result for mine in by_cell[cell].values() for result in mine]
         lines.append(
             {
                 "row": names[cell],
@@ -194,7 +197,7 @@ def _scale(
     return {
         "scale": scale.name,
         "width": scale.width,
-        "seeds": max((len(results(rows)) for rows in cells.values()), default=0),
+        "seeds": max(map(len, by_cell.values()), default=0),
         "of_seeds": scale.seeds,
         "attacks": attacks,
         "images": {name: " or ".join(f"{n:,}" for n in seen) for name, seen in counts.items()},

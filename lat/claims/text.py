@@ -12,6 +12,7 @@ from lat.claims.rules import DEFAULT, NOT_JUDGED, UNDECIDED, VERDICTS, Compariso
 LABELS = {"clean": "clean", "fgsm": "FGSM", "ifgsm": "IFGSM", "pgd": "PGD", "eot": "EoT", "cw": "C&W"}
 LABELS |= {"worst_case": "worst case"}
 COLUMNS = 80  # of a terminal
+BY_RULE = "by the rule on diverged seeds, not by a test"
 
 
 def words(verdict: str) -> str:
@@ -55,9 +56,6 @@ def probability(p: float) -> str:
 
 def corrected(p: float, claims: int) -> str:
     return f"Holm's p {probability(p)} over {claims} claim{'s' if claims > 1 else ''}"
-
-
-BY_RULE = "by the rule on diverged seeds, not by a test"
 
 
 def absent(labels: Iterable[str]) -> str:

@@ -274,9 +274,10 @@ def test_the_readme_s_figures_of_the_calibrated_width_are_those_of_the_ledger() 
     )
     harder = {}
     for cell in ("fc_23_fixed_best", "fc_34_best", "mlpw_best"):
-        pair = [at.figures(cell, name, step="audit")["value"].item() for name in ("fixed_attacks", "worst_case")]
-        zero = at.figures(cell, "zero_gradients", "found", "audit")["value"].item()
-        harder[cell] = [f"{100 * value:.1f}" for value in (*pair, zero)]
+        figures = [at.figures(cell, name, step="audit") for name in ("fixed_attacks", "worst_case")]
+        figures.append(at.figures(cell, "zero_gradients", "found", "audit"))
+        assert [int(float(found["n"].item())) for found in figures] == [1000] * 3
+        harder[cell] = [f"{100 * found['value'].item():.1f}" for found in figures]
     two, three_four, mlpw = harder.values()
     assert others[-1] == float(at.mean("fc_23_fixed_best"))
     assert (
