@@ -160,11 +160,13 @@ class LayerwiseAdversary:
         """Warns once where the backward passes of UNUSED blocks in a row have not been learned from."""
         self._unused += self._tap is not None and bool(self._tap.gradients)
         if self._unused == UNUSED:
-            call = "push(delta)" if self.reading.source == "cw" else "update()"
-            before = "observe() before the block" if self.reading.pairing == "same" else f"{call} after it"
+            same = self.reading.pairing == "same"
+            call = "push(delta)" if self.reading.source == "cw" else "observe()" if same else "update()"
+            place = "before the block" if same else "after it"
+            there = "there is one" if self._terms else "there is none"
             warnings.warn(
                 f"{UNUSED} blocks in a row had a backward pass, and R was learned from none of them, so that it stays "
-                f"what it was ({'there is one' if self._terms else 'there is none'}); call {before}",
+                f"what it was ({there}); call {call} {place}",
                 stacklevel=3,
             )
 

@@ -223,6 +223,7 @@ def test_a_forgotten_update_is_told_once_and_not_before_it_is_sure() -> None:
         (Reading(pairing="same"), "observe() before the block"),
         (Reading(pairing="mean"), "update() after it"),
         (Reading(scope="network", source="cw"), "push(delta) after it"),
+        (Reading(scope="network", source="cw", pairing="same"), "push(delta) before the block"),
     ],
 )
 def test_what_was_forgotten_is_told_by_its_name(reading: Reading, mend: str) -> None:
