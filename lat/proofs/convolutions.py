@@ -111,6 +111,12 @@ def _last_gradient_to_first(c: Case) -> Tensor:
     return eq.convolution_input_gradient(c.g, c.w_2, c.at_2, c.m)
 
 
+def _dense_gradient_to_first(c: Case) -> Tensor:
+    """The gradient at the first convolution's output, from g at the output of the layer behind the second."""
+    behind = eq.input_gradient(c.g, c.w_3).reshape(len(c.g), len(c.w_2), -1)
+    return eq.convolution_input_gradient(behind, c.w_2, c.at_2, c.m)
+
+
 LAWS = (
     Law(
         id="8.identity",
@@ -264,6 +270,24 @@ LAWS = (
             c.eps * eq.convolution_closed_stack_radius(_stack(c), c.s),
         ),
         evidence=(Proof((TWO,)), Tests(two_layers)),
+    ),
+    Law(
+        id="9.hand_over_equality",
+        role="claim",
+        statement='w_3 "vec"(w_2 * w_1 * (epsilon op("sign")(w_1^T * w_2^T * w_3^T g))) = epsilon (abs(w_3) "vec"(abs(w_2) * abs(w_1) * bold(1))) dot.o op("sign")(g)',
+        domain="a fully connected layer behind the convolutions, whose R is the initial value of its product (section III-D); one output, no entry of the input's gradient zero",
+        variables=STACK | {"w_3": anything("o z"), "g": nonzero("n o"), "eps": nonnegative("")},
+        where=lambda c: (eq.convolution_input_gradient(_dense_gradient_to_first(c), c.w_1, c.at, c.s) != 0).all(),
+        holds=lambda c: equal(
+            eq.output_change(
+                c.w_3,
+                eq.convolution_propagated_stack(_dense_gradient_to_first(c), _stack(c), c.eps, c.s).flatten(1),
+            ),
+            c.eps
+            * eq.closed_stack_radius([c.w_3], eq.convolution_closed_stack_radius(_stack(c), c.s).flatten())
+            * torch.sign(c.g),
+        ),
+        evidence=(Counterexample(({**TWO, "z": 1},)),),
     ),
     Law(
         id="9.hand_over",
