@@ -1,4 +1,4 @@
-"""What the audits of a run found, cell by cell: what stronger attacks leave, and each check that speaks against it."""
+"""What the audits of a run found, cell by cell: what harder attacks leave, and each check that speaks against it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from lat.findings import ENOUGH, STATUSES, Result, words
 from lat.measured import WORST_CASE, Ledger, Plan, Rows, Scale, figure
 
-STEP = "audit"
+STEP, HARDER = "audit", "harder"
 FIXED = "fixed_attacks"
 RESTARTS = "more_restarts"
 CERTIFIED = "certified"
@@ -27,7 +27,7 @@ def summary(
     """The audits of every scale that has one: `scales` with a line a cell, `checks` with how many results had which
     status, a network that several rows share counted once, `skipped` why those that were not made were not, and
     `findings` and `notes`, each as the sentence that `settings` (config/audit.yaml) has for it. Of a scale, `seeds` is
-    how many of a cell's `of_seeds` were audited at the most.
+    how many of a cell's `of_seeds` were attacked harder, and so went through all its checks, at the most.
 
     `labels` are the names that cells go by, by (scale, cell); `reasons` what the records say of a network's checks, by
     (slug, seed), where they say anything. Accuracies are means over seeds, in per cent.
@@ -44,8 +44,7 @@ def summary(
                 counts[result.check.partition("@")[0]][result.status] += 1
                 if result.status == "skipped":
                     skipped[result.check, result.reason] += 1
-        for row, by_seed in found.items():
-            findings += list(_findings(scale.name, row, by_seed, settings))
+        findings += _findings(scale.name, found, settings)
         notes += list(_notes(scale.name, found, settings))
         scales.append(_scale(scale, cells, by_cell, names, ledger, plan))
     return {
@@ -94,11 +93,11 @@ def beside_fixed(ledger: Ledger, plan: Plan) -> dict[str, Any] | None:
 
 
 def audited(rows: Rows) -> Rows:
-    """Those rows of a cell that its audit measured, without the seeds that diverged in any step: nothing is claimed for
-    those.
+    """Those rows of a cell that its audit and the harder attacks before it measured, without the seeds that diverged in
+    any step: nothing is claimed for those.
     """
     lost = {row["seed"] for row in rows if row["status"] == "diverged"}
-    return [row for row in rows if row["step"] == STEP and row["seed"] not in lost]
+    return [row for row in rows if row["step"] in (HARDER, STEP) and row["seed"] not in lost]
 
 
 def results(rows: Rows, reasons: Mapping[tuple[str, int], Mapping[str, str]]) -> dict[int, list[Result]]:
@@ -116,16 +115,42 @@ def results(rows: Rows, reasons: Mapping[tuple[str, int], Mapping[str, str]]) ->
 
 
 def _findings(
-    scale: str, row: str, found: Mapping[int, Sequence[Result]], settings: Mapping[str, Mapping[str, Any]]
-) -> Iterator[dict[str, Any]]:
-    """One entry a check that speaks against the cell: in how many of its seeds, and the sentence of the worst."""
-    by_check: dict[str, list[Result]] = {}
-    for result in (result for seed in sorted(found) for result in found[seed] if result.status == "found"):
-        by_check.setdefault(result.check, []).append(result)
-    for check, mine in by_check.items():
-        worst = max(mine, key=lambda result: abs(result.value - result.threshold))
-        said = words(worst, settings)
-        yield {"scale": scale, "row": row, "check": check, "seeds": len(mine), "of": len(found), "words": said}
+    scale: str, found: Mapping[str, Mapping[int, Sequence[Result]]], settings: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """One entry a check that speaks against cells of a scale, those that speak against gradients first: `words` is the
+    sentence of the worst result and `row` its row; `cells` has a line a row, the worst first, with in how many of the
+    seeds in which the check was made it found something, and its worst value there.
+    """
+    by_check: dict[str, dict[str, list[Result]]] = {}
+    for row, by_seed in found.items():
+        for result in (result for seed in sorted(by_seed) for result in by_seed[seed] if result.status == "found"):
+            by_check.setdefault(result.check, {}).setdefault(row, []).append(result)
+    entries = []
+    for check, by_row in by_check.items():
+        given = settings[check.partition("@")[0]]
+        worst = sorted(((max(mine, key=_excess), row) for row, mine in by_row.items()), key=lambda w: -_excess(w[0]))
+        cells = [
+            {
+                "row": row,
+                "seeds": len(by_row[row]),
+                "of": sum(
+                    any(r.check == check and r.status != "skipped" for r in results) for results in found[row].values()
+                ),
+                "value": f"{result.value:.1%}" if "share" in given else f"{result.value:.2f}",
+            }
+            for result, row in worst
+        ]
+        result, row = worst[0]
+        said = words(result, settings)
+        entries.append(
+            {"scale": scale, "check": check, "against": given["against"], "row": row, "words": said, "cells": cells}
+        )
+    return sorted(entries, key=lambda entry: (entry["against"] != "gradients", list(by_check).index(entry["check"])))
+
+
+def _excess(result: Result) -> float:
+    """How far a result lies from what it was compared with."""
+    return abs(result.value - result.threshold)
 
 
 def _notes(
@@ -162,7 +187,8 @@ def _scale(
     """A scale's attacks beyond the tables', how many images they saw, its certified radii, and a line a cell.
 
     `left_out` are the attacks that saw too few images to count in the worst case; `untransferred` is whether an attack
-    that was to be transferred was not, for want of an independent network.
+    that was to be transferred was not, for want of an independent network. A line's `reason` says why nothing is told
+    of a cell, its `unattacked` why there is no harder attack.
     """
     attacks = list(
         dict.fromkeys(
@@ -184,7 +210,10 @@ def _scale(
             {
                 "row": names[cell],
                 "favourable": _favourable(cell),
-                "reason": "" if rows else _reason(ledger.rows(scale.name, cell, plan.slugs)),
+                "reason": "" if rows else _reason(ledger.rows(scale.name, cell, plan.slugs), STEP),
+                "unattacked": ""
+                if not attacks or any(row["step"] == HARDER for row in rows)
+                else _reason(ledger.rows(scale.name, cell, plan.slugs), HARDER),
                 "attacks": {name: _percent(rows, name) for name in (*attacks, FIXED, WORST_CASE)},
                 "interval": _interval(rows),
                 "certified": {name: _certified(rows, name) for name in radii},
@@ -197,7 +226,7 @@ def _scale(
     return {
         "scale": scale.name,
         "width": scale.width,
-        "seeds": max(map(len, by_cell.values()), default=0),
+        "seeds": max((len({r["seed"] for r in rows if r["step"] == HARDER}) for rows in cells.values()), default=0),
         "of_seeds": scale.seeds,
         "attacks": attacks,
         "images": {name: " or ".join(f"{n:,}" for n in seen) for name, seen in counts.items()},
@@ -209,13 +238,14 @@ def _scale(
     }
 
 
-def _reason(rows: Rows) -> str:
-    """Why nothing is told of a cell's audit."""
+def _reason(rows: Rows, step: str) -> str:
+    """Why nothing is told of what a step of the audit found of a cell."""
     state = figure(rows, "clean")
     if state.state != "ok":
         return state.reason
-    lost = {row["seed"] for row in rows if row["step"] == STEP}
-    return f"diverged ({len(lost)} of {len(lost)} audited seeds)" if lost else "failed or unfinished"
+    lost = {row["seed"] for row in rows if row["step"] == step}
+    what = "audited" if step == STEP else "such"
+    return f"diverged ({len(lost)} of {len(lost)} {what} seeds)" if lost else "failed or unfinished"
 
 
 def _images(cells: Iterable[Rows], attack: str) -> list[int]:
@@ -231,13 +261,13 @@ def _favourable(cell: str) -> bool:
 
 
 def _percent(rows: Rows, attack: str) -> str:
-    found = figure(rows, attack, step=STEP).estimate if rows else None
+    found = figure(rows, attack, step=HARDER).estimate if rows else None
     return f"{100 * found.mean:.1f}" if found else ""
 
 
 def _interval(rows: Rows) -> str:
     """Of the worst case over all attacks: Student's over seeds, or for one seed the binomial one over its images."""
-    found = figure(rows, WORST_CASE, step=STEP).estimate if rows else None
+    found = figure(rows, WORST_CASE, step=HARDER).estimate if rows else None
     return f"{100 * found.low:.1f} to {100 * found.high:.1f}".replace("-", "\N{MINUS SIGN}") if found else ""
 
 

@@ -19,12 +19,13 @@ EQUATIONS = "equations.json"
 INPUTS = {
     "train": ("data", "weights"),
     "attack": ("data", "weights", "verdicts"),
-    "audit": ("data", "weights", "attacked", "verdicts"),
+    "harder": ("data", "weights", "attacked", "verdicts"),
+    "audit": ("data", "weights", "attacked"),
 }
-VERDICTS = {"attack": "verdicts", "audit": "audits"}
+VERDICTS = {"attack": "verdicts", "harder": "harder"}
 Digest = Callable[[str, str, int | None], str | None]
 """The digest of (dataset, part, number of images) as it is prepared; None where it is not."""
-SURROGATE = "surrogate "  # before the name of a cell: an audit's input that is the weights of that one
+SURROGATE = "surrogate "  # before the name of a cell: the weights of that one, on which what is transferred was made
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Folder:
         return self.root / "weights" / entry.cell.slug / f"seed{seed}.safetensors"
 
     def verdicts(self, entry: Entry, seed: int, step: str = "attack") -> Path:
-        """What an attack found, or the attacks of an audit."""
+        """What the attacks of a step found."""
         return self.root / VERDICTS[step] / entry.cell.slug / f"seed{seed}.npz"
 
     def checkpoint(self, entry: Entry, seed: int) -> Path:
@@ -111,8 +112,9 @@ def checked(run: Run, job: tuple[Entry, int, str], path: Path, data: Digest | No
         )
     if missing := [key for key in INPUTS[step] if key not in record.inputs]:
         raise LedgerError(f"{path}: no digest of its {missing[0]}; {mend}")
-    if record.settings != run.settings(entry, step):
-        raise LedgerError(f"{path}: settings {record.settings}; {run.settings(entry, step)} are asked for; {mend}")
+    if record.settings != run.settings(entry, seed, step):
+        asked = run.settings(entry, seed, step)
+        raise LedgerError(f"{path}: settings {record.settings}; {asked} are asked for; {mend}")
     expected = run.sources(entry, step)
     if not record.imported and record.sources != expected:
         raise LedgerError(
@@ -152,8 +154,11 @@ def _check_inputs(run: Run, records: list[Record], folder: Folder) -> None:
     for record in records:
         own = (record.cell.slug, record.seed)
         needed = [("weights", (*own, "train"), "weights")] if record.step != "train" else []
-        if record.step == "audit":
+        if record.step in ("harder", "audit"):
             needed.append(("attacked", (*own, "attack"), "verdicts"))
+        if record.step == "audit" and run.audits[record.scale].harder(record.seed):
+            needed.append(("harder", (*own, "harder"), "verdicts"))
+        if record.step == "harder":
             for name, (entry, seed) in run.surrogates(run.entry(record.cell.slug), record.seed).items():
                 needed.append((SURROGATE + name, (entry.cell.slug, seed, "train"), "weights"))
         for key, maker, made_as in needed:
@@ -263,7 +268,7 @@ def _check_equivalence(records: list[Record], folder: Folder) -> None:
 
 def restore(run: Run, source: Path, folder: Folder, data: Digest | None = None) -> tuple[int, int]:
     """Put the records of an exported run back, marked imported: weights and verdicts first, then the record of each
-    job, all of training before all of attacks and those before audits, which look at networks of other seeds too.
+    job, step by step, since what is transferred was made on networks of other seeds.
 
     Returns how many records were put back and how many were left out because the run does not ask for them. A record
     that the folder has already stays. Raises LedgerError where a file's digest is not its record's, a record is of
@@ -275,7 +280,7 @@ def restore(run: Run, source: Path, folder: Folder, data: Digest | None = None) 
     put = left = 0
     for record in sorted(records, key=lambda found: STEPS.index(found.step)):
         entry = wanted.get((record.cell.slug, record.seed, record.step))
-        if entry is None or record.settings != run.settings(entry, record.step):
+        if entry is None or record.settings != run.settings(entry, record.seed, record.step):
             left += 1
             continue
         path = folder.record(entry, record.seed, record.step)

@@ -37,7 +37,7 @@ COLUMNS = (
     "scale",
     "slug",
 )
-STEPS = ("train", "attack", "audit")
+STEPS = ("train", "attack", "harder", "audit")
 STATUSES = ("ok", "diverged")
 MEND = "restore the file, or delete it and run its job again"
 

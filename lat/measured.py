@@ -46,8 +46,8 @@ class Plan:
     """What a run asked for, without the objects that carry it out: against it, a figure that is missing is a gap.
 
     `slugs` maps (scale, cell name) to the slug that the run resolves the cell to; `steps` the name of a scale to the
-    steps that its cells go through; `audit_files` say what its audits check, and `audited` at which scales only
-    so many seeds of a cell are audited.
+    steps that its cells go through; `audit_files` say what its audits check, and `harder` at which scales only so many
+    seeds of a cell are attacked harder and go through all the checks.
     """
 
     name: str
@@ -56,11 +56,11 @@ class Plan:
     slugs: Mapping[tuple[str, str], str]
     steps: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     audit_files: tuple[str, ...] = ()
-    audited: Mapping[str, int] = field(default_factory=dict)
+    harder: Mapping[str, int] = field(default_factory=dict)
 
     def seeds_of(self, scale: Scale, step: str) -> int:
         """How many seeds of each of a scale's cells go through a step."""
-        return min(scale.seeds, self.audited.get(scale.name, scale.seeds)) if step == "audit" else scale.seeds
+        return min(scale.seeds, self.harder.get(scale.name, scale.seeds)) if step == "harder" else scale.seeds
 
     @classmethod
     def of(cls, run: Any) -> Plan:
@@ -76,8 +76,8 @@ class Plan:
             scales.append(Scale(**fields, dataset=dataset, cells=names, tables=tables))
         slugs = {(entry.scale, entry.name): entry.cell.slug for entry in run.entries}
         steps = {entry.scale: run.steps(entry, 0) for entry in run.entries}
-        audited = {name: audit.seeds for name, audit in run.audits.items() if audit.seeds is not None}
-        return cls(str(run.config["name"]), run.config, tuple(scales), slugs, steps, run.audit_files, audited)
+        harder = {name: audit.seeds for name, audit in run.audits.items() if audit.seeds is not None}
+        return cls(str(run.config["name"]), run.config, tuple(scales), slugs, steps, run.audit_files, harder)
 
 
 @dataclass(frozen=True)
@@ -172,6 +172,18 @@ def figure(rows: Rows, attack: str, *, metric: str = "", step: str = "attack", a
     values = [float(found[seed]["value"]) for seed in sorted(found)]
     estimate = over_seeds(values, int(min(fractions)) if fractions else None)
     return Measured("ok", note, estimate, len(seeds), len(lost))
+
+
+def findings(rows: Rows) -> dict[str, tuple[int, int]]:
+    """Check of the audit -> in how many of a cell's seeds it found something, and in how many it was made; seeds that
+    diverged do not count.
+    """
+    lost = {row["seed"] for row in rows if row["status"] == "diverged"}
+    made: dict[str, dict[int, str]] = {}
+    for row in rows:
+        if row["step"] == "audit" and row["seed"] not in lost and row["metric"] in ("passed", "noted", "found"):
+            made.setdefault(row["attack"], {})[row["seed"]] = row["metric"]
+    return {check: (list(by.values()).count("found"), len(by)) for check, by in made.items()}
 
 
 def by_seed(rows: Rows, attack: str, *, metric: str = "", step: str = "attack") -> dict[int, Mapping[str, Any]]:

@@ -110,11 +110,7 @@ def build(
             ledger,
             plan,
             tables.labels_of(described, plan),
-            {
-                name: check
-                for file in plan.audit_files
-                for name, check in read(root / file, "audit", "audit.file").items()
-            },
+            _checks(plan, root),
             {(record.cell.slug, record.seed): record.reasons for record in records if record.reasons},
         ),
         "equations": equations,
@@ -288,6 +284,13 @@ def _study(name: str, plan: Plan, described: Iterable[dict[str, Any]], root: Pat
     return {"found": found, "made": made, "gap": "", "command": command}
 
 
+def _checks(plan: Plan, root: Path) -> dict[str, Any]:
+    """The settings of every check that the run's audits name."""
+    return {
+        name: check for file in plan.audit_files for name, check in read(root / file, "audit", "audit.file").items()
+    }
+
+
 def _claims(
     plan: Plan,
     ledger: Ledger,
@@ -300,7 +303,8 @@ def _claims(
     the project's questions, and which attacks the claims' worst case is over, with what the audits say of it.
     """
     file, described = root / plan.config["claims"], list(described)
-    judged = claims.judge(file, described, ledger, plan, run, equations["found"], notice(plan, root))
+    misleading = [name for name, check in _checks(plan, root).items() if check.get("against") == "gradients"]
+    judged = claims.judge(file, described, ledger, plan, run, equations["found"], notice(plan, root), misleading)
     groups = {
         "figures": [c for c in judged if c["origin"] == "paper" and c["kind"] in ("empirical", "conjunction")],
         "theory": [c for c in judged if c["kind"] == "theory"],

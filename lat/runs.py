@@ -24,10 +24,12 @@ COMPARED = {  # the settings of a check whose attacks are held against each othe
     "single_step": ("single", "iterative"),
     "more_steps": ("base", "stronger"),
     "more_restarts": ("base", "stronger"),
+    "margin_restarts": ("base", "stronger"),
     "gradient_free": ("white_box", "needed", "outside"),
+    "smaller_distances": ("attack", "others"),
     "noise_alone": ("noise", "needed"),
 }
-TOLD = ("cost", "words")  # of a check: when it is made and how it is told, which changes no result
+TOLD = ("cost", "against", "words")  # of a check: when it is made and how it is told, which changes no result
 FIXED_ATTACKS = ("fgsm", "ifgsm", "pgd", "eot", "cw")  # the fixed attacks that the tables' worst case is made of
 ATTACKS = "config/attacks.yaml"  # the project's own
 TRANSFER = "transfer"  # the name of what an audit makes on other networks and judges on this one
@@ -54,8 +56,8 @@ class Audit:
 
     `transfer` names the one of all attacks that is made on the surrogates and judged on the network; None: none is.
     `surrogates` are the cells of the same scale that serve as such. `seeds` is how many seeds of a cell, from 0 on, are
-    looked into; None: all. `examples` is the most images that its attacks, which are capped already, and the transfer
-    run on; None: as many as the attacks say.
+    attacked further and go through all the checks, the others through the cheap ones; None: all. `examples` is the most
+    images that its attacks, which are capped already, and the transfer run on; None: as many as the attacks say.
     """
 
     attacks: Mapping[str, Mapping[str, Any]]
@@ -64,6 +66,18 @@ class Audit:
     surrogates: tuple[str, ...] = ()
     seeds: int | None = None
     examples: int | None = None
+
+    def whole(self, seed: int) -> bool:
+        """Whether a seed is attacked further and goes through all the checks."""
+        return self.seeds is None or seed < self.seeds
+
+    def harder(self, seed: int) -> bool:
+        """Whether a seed has further attacks to go through."""
+        return self.whole(seed) and bool(self.attacks or self.transfer)
+
+    def checks_of(self, seed: int) -> Mapping[str, Mapping[str, Any]]:
+        """The settings of the checks that a seed goes through."""
+        return self.checks if self.whole(seed) else findings.chosen(self.checks, "cheap")
 
 
 @dataclass(frozen=True)
@@ -137,15 +151,16 @@ class Run:
         return found
 
     def steps(self, entry: Entry, seed: int) -> tuple[str, ...]:
-        """The steps that a seed of an entry goes through, in order: the audit only where its scale has one that reaches
-        that seed.
+        """The steps that a seed of an entry goes through, in order: the audit only where its scale has one, and harder
+        attacks where that has some for the seed.
         """
         audit = self.audits.get(entry.scale)
-        audited = audit is not None and (audit.seeds is None or seed < audit.seeds)
-        return ("train", "attack", "audit") if audited else ("train", "attack")
+        if audit is None:
+            return ("train", "attack")
+        return ("train", "attack", "harder", "audit") if audit.harder(seed) else ("train", "attack", "audit")
 
     def surrogates(self, entry: Entry, seed: int) -> dict[str, tuple[Entry, int]]:
-        """Cell name -> (entry, seed) of the networks on which the audit of (entry, seed) makes what it transfers.
+        """Cell name -> (entry, seed) of the networks on which what is transferred to (entry, seed) is made.
 
         They are of another seed, 0 or for that one 1, so that nothing is shared with the network but the data (networks
         of one seed begin with the same weights and see the same batches) and more seeds change nothing. At a scale with
@@ -159,7 +174,8 @@ class Run:
     def sources(self, entry: Entry, step: str) -> str:
         """The digest of the code that decides a step for an entry."""
         cell = entry.cell
-        chosen = {**self.attacks, **(self.audits[entry.scale].attacks if step == "audit" else {})}
+        further = self.audits[entry.scale].attacks if step in ("harder", "audit") else {}
+        chosen = {**self.attacks, **further}
         kinds = [str(attack["kind"]) for attack in chosen.values()]
         return sources.digest(step, {cell.model, *(cell.methods if step == "train" else kinds)})
 
@@ -167,27 +183,28 @@ class Run:
         """The present code's digest by (slug, step)."""
         return {(e.cell.slug, step): self.sources(e, step) for e in self.entries for step in self.steps(e, 0)}
 
-    def settings(self, entry: Entry, step: str) -> dict[str, Any]:
+    def settings(self, entry: Entry, seed: int, step: str) -> dict[str, Any]:
         """What decides a step's result beside the cell and the code: how many images are looked at where it is not all
-        of them; for attacks also the part and every attack's settings; for the audit those of its own attacks, of its
-        checks and of its transfer.
+        of them; for attacks also the part and every attack's settings, for harder ones those and the transfer's; for
+        the audit the part and the settings of its checks.
         """
         count = self.images(entry)
         found: dict[str, Any] = {} if count is None else {"images": count}
         if step == "attack":
             return found | {"part": self.part, "attacks": dict(self.attacks)}
-        if step == "audit":
+        if step == "harder":
             audit = self.audits[entry.scale]
             sample = {} if audit.examples is None else {"examples": audit.examples}
             transfer = (
                 {"attack": audit.transfer, "surrogates": list(audit.surrogates)} | sample if audit.transfer else None
             )
+            return found | {"part": self.part, "attacks": dict(audit.attacks), "transfer": transfer}
+        if step == "audit":
             checks = {
                 name: {key: value for key, value in given.items() if key not in TOLD}
-                for name, given in audit.checks.items()
+                for name, given in self.audits[entry.scale].checks_of(seed).items()
             }
-            own = {"attacks": dict(audit.attacks), "checks": checks, "transfer": transfer}
-            return found | {"part": self.part} | own
+            return found | {"part": self.part, "checks": checks}
         return found
 
 

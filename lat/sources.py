@@ -18,6 +18,7 @@ PACKAGE = Path(__file__).resolve().parent
 ENTRIES: Mapping[str, tuple[str, ...]] = {
     "train": ("lat.training",),
     "attack": ("lat.evaluation",),
+    "harder": ("lat.evaluation",),
     "audit": ("lat.evaluation", "lat.audit"),
     "equivalence": ("lat.equivalence",),
     "verify": ("lat.proofs",),

@@ -1,4 +1,4 @@
-"""Whether what the attacks propose lies in their threat model, counted again without the wrapper's own arithmetic."""
+"""Whether what the attacks propose lies in their threat model, measured without the wrapper and its arithmetic."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from lat.attacks import Threat, run_attack
-from lat.audit.subject import AuditError, Subject
+from lat.attacks import Draws, Threat, undisturbed
+from lat.audit.subject import AuditError, Skipped, Subject
 from lat.audit.verdicts import judged
 from lat.cells import seed_for
 from lat.findings import Result
@@ -19,9 +20,10 @@ from lat.types import Images
 def ball_and_box(check: str, subject: Subject, given: Mapping[str, Any]) -> list[Result]:
     """Every adversarial example of a sample is inside ball and box, finite; any outside: error.
 
-    `run_attack` asserts it for each attack. Here every attack with verdicts is one that the wrapper ran, on images that
-    there are, and the examples of `attack` on a sample are measured in NumPy and float64. value: how far the worst one
-    lies outside, 0 where none does; threshold: `tolerance`, the rounding of float32.
+    `run_attack` asserts it for each attack. Here every attack with verdicts is one that the run has, on images that
+    there are, and what those of `attacks` that it has propose on a sample, before `run_attack` has touched it, is
+    measured in NumPy and float64. value: how far the worst one lies outside, 0 where none does; threshold: `tolerance`,
+    the rounding of float32.
 
     Raises AuditError where one is not finite or lies outside by more, and where verdicts are not of the run's attacks.
     """
@@ -31,16 +33,22 @@ def ball_and_box(check: str, subject: Subject, given: Mapping[str, Any]) -> list
         numbers = np.arange(len(subject.x))
         if len(index) != len(robust) or not np.array_equal(index, np.intersect1d(index, numbers)):
             raise AuditError(f"{check}: {name}: its verdicts are not one an image, in ascending order")
-    attack = subject.attack(given["attack"])
-    sample = subject.sample(given["examples"])
-    beyond = 0.0
-    for part, x, y in subject.parts(sample):
-        outcome = run_attack(subject.model, x, y, part.tolist(), attack, seed_for(subject.seed, check), check)
-        if not bool(np.isfinite(_array(outcome.adversarial)).all()):
-            raise AuditError(f"{check}: {given['attack']}: an adversarial example is not finite")
-        beyond = max(beyond, excess(_array(outcome.adversarial), _array(x), attack.threat))
-    if beyond > given["tolerance"]:
-        raise AuditError(f"{check}: {given['attack']}: an adversarial example lies outside ball or box by {beyond:.3g}")
+    names = [name for name in given["attacks"] if name in subject.attacks]
+    if not names:
+        raise Skipped(f"{', '.join(given['attacks'])}: this run has none of these attacks")
+    sample, beyond = subject.sample(given["examples"]), 0.0
+    for name in names:
+        attack = subject.attacks[name]
+        for part, x, y in subject.parts(sample):
+            draws = Draws(seed_for(subject.seed, check, name), part.tolist())
+            with undisturbed(subject.model), torch.no_grad():
+                proposed = attack.perturb(subject.model, x, y, draws)
+            if not bool(np.isfinite(_array(proposed)).all()):
+                raise AuditError(f"{check}: {name}: an adversarial example is not finite")
+            outside = excess(_array(proposed), _array(x), attack.threat)
+            if outside > given["tolerance"]:
+                raise AuditError(f"{check}: {name}: an adversarial example lies outside ball or box by {outside:.3g}")
+            beyond = max(beyond, outside)
     return judged(check, beyond, given["tolerance"], len(sample), found=False)
 
 

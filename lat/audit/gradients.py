@@ -15,7 +15,7 @@ from lat import norms
 from lat.attacks import Draws, right, run_attack, undisturbed
 from lat.attacks.ascent import Search
 from lat.attacks.losses import Exact, cross_entropy
-from lat.audit.subject import Indices, Skipped, Subject
+from lat.audit.subject import NOT_FINITE, Indices, Skipped, Subject
 from lat.audit.verdicts import judged
 from lat.cells import seed_for
 from lat.findings import Result
@@ -25,38 +25,52 @@ from lat.types import Images, Labels, PerExample
 def converged(check: str, subject: Subject, given: Mapping[str, Any]) -> list[Result]:
     """The attack's loss has converged; finding when > 5 % of its range is gained in the last 10 steps.
 
-    The loss is the mean cross-entropy of a sample at each point of the ascent of `attack`, the start included; its
-    range is the highest minus the lowest of them. value: the share of it that the `last_steps` gain, 0 where the loss
-    never changes. Skipped where the loss is not finite.
+    The loss is the mean cross-entropy at each point of the ascent of `attack`, the start included, over those images of
+    a sample that no point before the `last_steps` has broken: only these can still fall, and the loss of the others,
+    which grows without bound, would hide theirs. Its range is the highest minus the lowest of it. value: the share of
+    it that the `last_steps` gain, 0 where the loss never changes; n: how many images these are. Skipped where there are
+    none, and where the loss is not finite.
     """
     attack = subject.attack(given["attack"])
     if not isinstance(attack, Search):
         raise Skipped(f"{given['attack']}: has no steps to follow")
     index = subject.sample(given["examples"])
-    curve = loss_curve(subject, attack, index, seed_for(subject.seed, check))
-    reach = float(curve.max() - curve.min())
-    gain = float(curve[-1] - curve[max(0, len(curve) - 1 - given["last_steps"])])
+    losses, wrong = ascent_of(subject, attack, index, seed_for(subject.seed, check))
+    if not np.isfinite(losses).all():
+        raise Skipped(NOT_FINITE)
+    before = max(0, attack.steps - given["last_steps"])
+    left = ~wrong[: before + 1].any(0)
+    if not left.any():
+        raise Skipped(f"all {len(index)} images are broken {given['last_steps']} steps before the end")
+    curve = losses[:, left].mean(1)
+    reach, gain = float(curve.max() - curve.min()), float(curve[-1] - curve[before])
     value = gain / reach if reach > 0 else 0.0
-    finite = bool(np.isfinite(curve).all())
-    return judged(check, value, given["share"], len(index), found=finite and value > given["share"], finite=finite)
+    return judged(check, value, given["share"], int(left.sum()), found=value > given["share"])
 
 
-def loss_curve(subject: Subject, attack: Search, index: Indices, seed: int) -> NDArray[np.float64]:
-    """The mean cross-entropy of the images at the start of the attack's ascent and after each of its steps."""
-    threat = attack.threat
-    total = np.zeros(attack.steps + 1)
+def ascent_of(
+    subject: Subject, attack: Search, index: Indices, seed: int
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """The cross-entropy of each image, and whether it is misclassified, at the start of the attack's ascent and after
+    each of its steps: (steps + 1, len(index)) each.
+    """
+    threat, done = attack.threat, 0
+    losses = np.empty((attack.steps + 1, len(index)))
+    wrong = np.empty((attack.steps + 1, len(index)), dtype=np.bool_)
     with undisturbed(subject.model):
         for part, x, y in subject.parts(index):
+            columns, done = slice(done, done + len(part)), done + len(part)
             inside = norms.projector(x, threat.ball, threat.norm, threat.box)
             point = x
             if attack.start == "uniform":
                 point = inside(x + norms.sample_ball(x, threat.ball, threat.norm, Draws(seed, part.tolist())))
             for step in range(attack.steps + 1):
-                losses, gradient = loss_and_gradient(subject.model, point, y)
-                total[step] += float(losses.double().sum())
-                direction = norms.steepest_direction(gradient, threat.norm)
+                seen = Exact(subject.model, y, cross_entropy)(point)
+                losses[step, columns] = seen.loss.double().cpu().numpy()
+                wrong[step, columns] = seen.wrong.cpu().numpy()
+                direction = norms.steepest_direction(seen.gradient, threat.norm)
                 point = inside(point + attack.relative_step * threat.ball * direction)
-    return total / len(index)
+    return losses, wrong
 
 
 def loss_and_gradient(model: nn.Module, x: Images, y: Labels) -> tuple[PerExample, Images]:

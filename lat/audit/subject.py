@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from lat.attacks import Attack, SettingError, sample_index
+from lat.attacks import Attack, SettingError, on_shared, sample_index
 from lat.types import Images, Labels
 
 Indices = NDArray[np.int64]
 Booleans = NDArray[np.bool_]
 
+NOT_FINITE = "the network's scores or its loss are not all finite"
 BATCH = 250
 """Images that a check sends through the network at once."""
 
@@ -36,8 +36,9 @@ class Subject:
     model: on the device of x. x, y: all n images of the evaluated part, (n, C, H, W), and their labels. verdicts: for
     each attack the numbers of the images attacked, ascending, and for each of them whether it was robust. clean: right
     on the image itself, all n. attacks: every attack of `verdicts`, and those that checks run themselves. classes: how
-    many the data has. seed: from which the draws of the audit's own attacks derive. worst: the worst case as it is
-    reported, all n, or None where none is. distances: for each attack of `verdicts` that looks for the smallest
+    many the data has. seed: from which the draws of the checks' own attacks derive. reported: accuracies by attack as
+    they are reported; `worst_case` is the tables', and `all_attacks` that over every attack, beside `fixed_attacks`,
+    that over the tables' on the same images. distances: for each attack of `verdicts` that looks for the smallest
     distance, what it found, in that order, in the norm of its threat; inf where nothing.
     """
 
@@ -49,7 +50,7 @@ class Subject:
     attacks: Mapping[str, Attack]
     classes: int
     seed: int
-    worst: Booleans | None = None
+    reported: Mapping[str, float] = field(default_factory=dict)
     distances: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
     def sample(self, examples: int | None) -> Indices:
@@ -87,14 +88,11 @@ class Subject:
         if alike and len({self.attack(name).threat for name in names}) > 1:
             threats = ", ".join(f"{name}: {self.attack(name).threat}" for name in names)
             raise SettingError(f"{threats}; compare attacks of one norm, radius and box")
-        seen = reduce(np.intersect1d, (self.verdicts[name][0] for name in names))
+        index = {name: both[0] for name, both in self.verdicts.items()}
+        seen, on = on_shared(index, {name: both[1] for name, both in self.verdicts.items()}, names)
         if not len(seen):
             raise Skipped(f"{', '.join(names)}: no image was attacked by all of them")
-        return seen, {name: self._on(name, seen) for name in names}
-
-    def _on(self, name: str, seen: Indices) -> Booleans:
-        index, robust = self.verdicts[name]
-        return robust[np.searchsorted(index, seen)]
+        return seen, on
 
 
 def points(verdicts: Booleans) -> float:

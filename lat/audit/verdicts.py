@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from lat.audit.subject import AuditError, Booleans, Indices, Skipped, Subject, points
+from lat.attacks import on_shared
+from lat.audit.subject import NOT_FINITE, AuditError, Booleans, Skipped, Subject, points
 from lat.findings import Result
 
 
@@ -18,27 +20,37 @@ def judged(check: str, value: float, threshold: float, n: int, *, found: bool, f
     Raises Skipped where it would pass and not all that it measured is `finite`: that says nothing of the network.
     """
     if not (found or finite):
-        raise Skipped("the network's scores or its loss are not all finite")
+        raise Skipped(NOT_FINITE)
     return [Result(check, "found" if found else "passed", value, threshold, n)]
 
 
 def worst_case(check: str, subject: Subject, given: Mapping[str, Any]) -> list[Result]:
     """The reported worst case per example is the AND over attacks; reported above any single attack: error.
 
-    Image by image, for those of `attacks` that saw every image. value: its accuracy, threshold: the lowest accuracy
-    under one of them, in points. Raises AuditError where it counts an image as robust that one of them broke.
+    What is reported is held against the verdicts: the accuracy under every attack, and the worst case over those of
+    `attacks` that saw every image. value: the reported worst case, threshold: the lowest reported accuracy under one of
+    them, in points. Raises AuditError where a figure is not that of its verdicts, and where the worst case over all
+    attacks is above that over the fixed ones.
     """
-    worst = subject.worst
-    if worst is None:
+    reported = subject.reported
+    if "worst_case" not in reported:
         raise Skipped("no worst case is reported")
-    whole = [name for name in subject.present(given["attacks"]) if len(subject.verdicts[name][0]) == len(worst)]
+    counted = {name: robust for name, (_, robust) in subject.verdicts.items() if name not in subject.distances}
+    whole = [name for name in given["attacks"] if name in counted and len(counted[name]) == len(subject.x)]
     if not whole:
         raise Skipped(f"{', '.join(given['attacks'])}: none of them saw every image")
-    for name in whole:
-        if broken := int((worst & ~subject.verdicts[name][1]).sum()):
-            raise AuditError(f"{check}: the worst case counts {broken} images as robust that {name} broke")
-    lowest = min(points(subject.verdicts[name][1]) for name in whole)
-    return judged(check, points(worst), lowest, len(worst), found=False)
+    counted["worst_case"] = np.logical_and.reduce([counted[name] for name in whole])
+    for name in sorted({*counted, *reported} - {"all_attacks", "fixed_attacks"}):
+        said, found = reported.get(name), float(counted[name].mean()) if name in counted else None
+        if said != found:
+            raise AuditError(f"{check}: {name} is reported as {said}, its verdicts have {found}")
+    if reported.get("all_attacks", 0.0) > reported.get("fixed_attacks", 1.0):
+        raise AuditError(
+            f"{check}: over all attacks {reported['all_attacks']} is reported, over some of them, on the same images, "
+            f"{reported['fixed_attacks']}"
+        )
+    lowest = 100 * min(reported[name] for name in whole)
+    return judged(check, 100 * reported["worst_case"], lowest, len(subject.x), found=False)
 
 
 def single_step(check: str, subject: Subject, given: Mapping[str, Any]) -> list[Result]:
@@ -100,19 +112,25 @@ def large_ball(check: str, subject: Subject, given: Mapping[str, Any]) -> list[R
 def gradient_free(check: str, subject: Subject, given: Mapping[str, Any]) -> list[Result]:
     """Gradient-free and transfer attacks do not beat the white-box ensemble, per example; finding when > 0.2 points.
 
-    The ensemble is whatever was run of `white_box`, `needed` included. Each attack of `outside` is held against it on
-    the images that it and all of the ensemble saw. value: the largest share of images that one of them breaks and the
-    ensemble does not, in points; n: the most images that one of them was judged on; reason: those of `outside` that
-    were not run.
+    The ensemble is whatever was run of `white_box`, `needed` included. One result for each attack of `outside`, on the
+    images that it and all of the ensemble saw. value: the share of these that it breaks and the ensemble does not, in
+    points.
     """
-    if not (outside := subject.present(given["outside"])):
+    if missing := [name for name in given["needed"] if name not in subject.verdicts]:
+        raise Skipped(f"{', '.join(missing)}: no verdicts")
+    if not subject.present(given["outside"]):
         raise Skipped(f"{', '.join(given['outside'])}: no verdicts")
-    ensemble = _ensemble(subject, given["needed"], given["white_box"])
-    alone = {name: _alone(subject, name, ensemble) for name in outside}
-    value = max(100 * len(broken) / len(seen) for seen, broken in alone.values())
-    most = max(len(seen) for seen, _ in alone.values())
-    (result,) = judged(check, value, given["points"], most, found=value > given["points"])
-    return [replace(result, reason=_lacking(subject, given["outside"]))]
+    ensemble = subject.present(list(dict.fromkeys([*given["needed"], *given["white_box"]])))
+    results = []
+    for name in given["outside"]:
+        own = f"{check}@{name}"
+        if name not in subject.verdicts:
+            results.append(_skipped(own, f"{name}: no verdicts"))
+            continue
+        seen, on = subject.common([name, *ensemble])
+        alone: Booleans = ~on[name] & np.logical_and.reduce([on[other] for other in ensemble])
+        results += judged(own, points(alone), given["points"], len(seen), found=points(alone) > given["points"])
+    return results
 
 
 def noise_alone(check: str, subject: Subject, given: Mapping[str, Any]) -> list[Result]:
@@ -132,21 +150,41 @@ def noise_alone(check: str, subject: Subject, given: Mapping[str, Any]) -> list[
     return [replace(result, reason=_lacking(subject, given["others"]))]
 
 
+def smaller_distances(check: str, subject: Subject, given: Mapping[str, Any]) -> list[Result]:
+    """Attacks that look for the smallest distance in other ways do not find smaller ones; finding when they do for
+    > 5 % of the images.
+
+    One result for each attack of `others`, on the images that it and `attack` saw and that are right as they are.
+    value: the share of these for which it finds a distance smaller than that of `attack` by more than the share
+    `closer` of it, or any where `attack` found none. (This project's own: what another search undercuts is no smallest
+    distance.)
+    """
+    name, results = given["attack"], []
+    if name not in subject.distances or not any(other in subject.distances for other in given["others"]):
+        raise Skipped(f"{name}, and one of {', '.join(given['others'])}: no distances to compare")
+    for other in given["others"]:
+        own = f"{check}@{other}"
+        if other not in subject.distances:
+            results.append(_skipped(own, f"{other}: no distances"))
+            continue
+        seen, _ = subject.common((name, other))
+        index = {one: subject.verdicts[one][0] for one in (name, other)}
+        _, on = on_shared(index, subject.distances, (name, other))
+        right = subject.clean[seen]
+        if not right.any():
+            results.append(_skipped(own, f"no image of {len(seen)} is right as it is"))
+            continue
+        closer = on[other][right] < (1 - given["closer"]) * on[name][right]
+        value = float(closer.mean())
+        results += judged(own, value, given["share"], int(right.sum()), found=value > given["share"])
+    return results
+
+
+def _skipped(check: str, reason: str) -> Result:
+    return Result(check, "skipped", math.nan, math.nan, None, reason)
+
+
 def _lacking(subject: Subject, names: Sequence[str]) -> str:
     """Which of the attacks were not run, in words; empty where all were."""
     absent = [name for name in names if name not in subject.verdicts]
     return f"not run: {', '.join(absent)}" if absent else ""
-
-
-def _ensemble(subject: Subject, needed: Sequence[str], names: Sequence[str]) -> list[str]:
-    """Those of the names that were run. Raises Skipped where one that is needed was not."""
-    if missing := [name for name in needed if name not in subject.verdicts]:
-        raise Skipped(f"{', '.join(missing)}: no verdicts")
-    return subject.present(list(dict.fromkeys([*needed, *names])))
-
-
-def _alone(subject: Subject, name: str, ensemble: Sequence[str]) -> tuple[Indices, Indices]:
-    """The images that the attack and all of the ensemble saw, and those of them that the attack alone broke."""
-    seen, on = subject.common([name, *ensemble])
-    standing: Booleans = np.logical_and.reduce([on[other] for other in ensemble])
-    return seen, seen[standing & ~on[name]]

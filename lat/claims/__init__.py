@@ -14,7 +14,7 @@ members. Cases of single figures are listed in `lat.claims.measured`, theory in 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,23 +35,25 @@ def judge(
     folder: Path,
     equations: Mapping[str, Any] | None,
     notice: str = "",
+    misleading: Collection[str] = (),
 ) -> list[dict[str, Any]]:
     """Every claim of `file` in its order, with its verdicts as plain values.
 
     `tables` are those of `lat.tables.load_tables`; `folder` holds the verdicts by example of the run, as far as they
     are at hand; `equations` is `found` of `lat.statements.read`; `notice` is why the run's own figures judge nothing,
-    where they do not. Each entry has `id`, `claim` (our paraphrase), `kind`, `origin`, `added` (None for what was there
-    from the start), `source`, `rule`, `reported` and `measured`, either with `verdict`, `text` (the figure that
-    decided) and `reason`; `measured` also `by` (a verdict a scale and reading, with all comparisons) and `depends_on`.
-    Differences are points. Raises RunError where the file is not of its schema, or contradicts the
-    tables or itself.
+    where they do not; `misleading` are the checks of the audit that speak against gradients. Each entry has `id`,
+    `claim` (our paraphrase), `kind`, `origin`, `added` (None for what was there from the start), `source`, `rule`,
+    `reported` and `measured`, either with `verdict`, `text` (the figure that decided) and `reason`; `measured` also
+    `depends_on` and `by`: a verdict a scale and reading, with all comparisons, and `doubts`, what the audit found
+    against their rows, which decides nothing. Differences are points. Raises RunError where the file is not of its
+    schema, or contradicts the tables or itself.
     """
     content = read(file, "claims", "claims")
     tables = list(tables)
     attacks = [column for column in tables[0]["columns"] if column != "clean"]
     rules, printed = Rules.of(content["rules"]), Printed.of(tables)
     consistency.check(content, printed, file.name)
-    source = Source(ledger, plan, printed, rules, Examples(folder, attacks, rules.one_seed_alpha))
+    source = Source(ledger, plan, printed, rules, Examples(folder, attacks, rules.one_seed_alpha), misleading)
     return judgement.judge(content["claims"], source, equations, notice)
 
 

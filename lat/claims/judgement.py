@@ -185,6 +185,7 @@ def _place(entry: Joined, p_adjusted: float, family_size: int, source: Source) -
         "family": entry.claim["family"],
         "family_size": family_size,
         "complete": all(part.verdict != NOT_JUDGED for pair in entry.comparisons for part in pair.parts),
+        "doubts": list(dict.fromkeys(doubt for pair in entry.comparisons for doubt in pair.doubts)),
         "comparisons": _shown(entry.comparisons, source.rules.level),
     }
 

@@ -12,7 +12,7 @@ Where the rules of `config/claims.yaml` leave a case open:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
@@ -22,7 +22,7 @@ from lat.claims.printed import Operand, Printed, operands
 from lat.claims.rules import FAILS, HOLDS, NOT_JUDGED, UNDECIDED, WITHIN, Comparison, Part, Rules, compared, verdict
 from lat.claims.significance import beyond
 from lat.intervals import student_t
-from lat.measured import Ledger, Plan, Rows, Scale, by_seed
+from lat.measured import Ledger, Plan, Rows, Scale, by_seed, findings
 
 PLACES = 9
 Pair = Mapping[str, Operand]
@@ -48,13 +48,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Source:
-    """Where figures are looked up: the ledger and its plan, the tables, the rules, and the verdicts by example."""
+    """Where figures are looked up: the ledger and its plan, the tables, the rules, the verdicts by example, and which
+    checks of the audit speak against gradients.
+    """
 
     ledger: Ledger
     plan: Plan
     printed: Printed
     rules: Rules
     examples: Examples
+    misleading: Collection[str] = ()
 
     def scales(self, claim: Mapping[str, Any]) -> list[Scale]:
         """The run's scales at which a claim is judged: those that belong to all of its tables, on their dataset."""
@@ -83,7 +86,21 @@ class Source:
 
     def _compare(self, claim: Mapping[str, Any], pair: Pair, scale: Scale, reading: str) -> Comparison:
         parts = [self._part(claim, column, pair, scale, reading) for column in claim["columns"]]
-        return compared(claim["quantifier"], pair["subject"]["row"], _label(pair["reference"]), parts)
+        found = compared(claim["quantifier"], pair["subject"]["row"], _label(pair["reference"]), parts)
+        measured = [side for side in (pair["subject"], pair["reference"]) if not _is_printed(side)]
+        doubts = [self._doubt(side, scale, reading) for side in measured]
+        return replace(found, doubts=tuple(doubt for doubt in doubts if doubt))
+
+    def _doubt(self, operand: Operand, scale: Scale, reading: str) -> str:
+        """What the audit found against the gradients of a row's networks, in words; empty where it found nothing."""
+        rows = self.ledger.rows(scale.name, self.printed.cell(operand, reading), self.plan.slugs)
+        told = [
+            f"{check.partition('@')[0].replace('_', ' ')}{f' ({of})' if (of := check.partition('@')[2]) else ''} in "
+            f"{found} of {made} seed{'s' if made > 1 else ''}"
+            for check, (found, made) in findings(rows).items()
+            if found and check.partition("@")[0] in self.misleading
+        ]
+        return f"{operand['row']} ({', '.join(told)})" if told else ""
 
     def _part(self, claim: Mapping[str, Any], column: str, pair: Pair, scale: Scale, reading: str) -> Part:
         subject, reference = pair["subject"], pair["reference"]

@@ -83,7 +83,9 @@ class Part:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two rows and their parts, joined over the columns."""
+    """Two rows and their parts, joined over the columns. `doubts` says of a row, in words, what the audit found that
+    speaks against the gradients by which it was attacked; it decides nothing.
+    """
 
     subject: str
     reference: str
@@ -91,6 +93,7 @@ class Comparison:
     verdict: str
     p_holds: float = 1.0
     p_fails: float = 1.0
+    doubts: tuple[str, ...] = ()
 
 
 Decided = tuple[Comparison, Part]

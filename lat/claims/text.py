@@ -125,6 +125,11 @@ def place(found: Mapping[str, Any]) -> str:
     return str(found["scale"]) + ("" if found["reading"] == DEFAULT else f", {found['reading']}")
 
 
+def doubted(doubts: Sequence[str]) -> str:
+    """What the audits say against the figures of a place; empty where they say nothing."""
+    return f"by the audit gradients mislead attacks on {', '.join(doubts)}" if doubts else ""
+
+
 def added(when: Mapping[str, Any]) -> str:
     """That a claim was not there from the start: since when, and what was known then."""
     return f"added {when['date']}, {'after' if when['measured'] else 'before'} its rows were measured"
@@ -175,6 +180,6 @@ def table(claims: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _lines(name: str, found: Mapping[str, Any], note: str = "") -> list[str]:
-    said = "; ".join(entry for entry in (found["text"], found["reason"]) if entry)
+    said = "; ".join(entry for entry in (found["text"], found["reason"], doubted(found.get("doubts", ()))) if entry)
     text = f"{name}: {words(found['verdict'])}{note}{'. ' if said else ''}{said}"
     return textwrap.wrap(text, COLUMNS, initial_indent="  ", subsequent_indent="      ", break_long_words=False)

@@ -91,7 +91,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--model", help="with --weights: its name in lat.models")
     sub.add_argument("--width", type=int, help="with --weights: its width")
     sub.add_argument("--dataset", help="with --weights: what it classifies")
-    add("audit", steps.audit, "attack an attacked cell harder, and look into what was found", job=True, device=True)
+    add("harder", steps.harder, "attack an attacked cell with the further attacks of the audit", job=True, device=True)
+    add("audit", steps.audit, "look into what the attacks on a cell found, check by check", job=True, device=True)
     sub = add("collect", ledgers.collect, "merge the run's records into its ledger")
     sub.add_argument("--gaps", action="store_true", help="go on where records are missing, and name them")
     sub = add(

@@ -67,7 +67,9 @@ def table(options: argparse.Namespace) -> int:
     run, name = run_of(options), options.table
     folder = folder_of(options, run)
     place = folder.root / "tables" / name
-    collection.collect(run, folder, place, data=prepared_of(options), only=run.entries_of(name), without=["audit"])
+    collection.collect(
+        run, folder, place, data=prepared_of(options), only=run.entries_of(name), without=["harder", "audit"]
+    )
     print(report.build_table(Plan.of(run), place, name, place))
     return 0
 

@@ -12,7 +12,7 @@ from lat.cli.asked import folder_of, job_of, leased, print_figures, run_of
 from lat.run_files import RunError
 
 if TYPE_CHECKING:
-    from lat.runs import Run
+    from lat.runs import Entry, Run
 
 
 def prepare(options: argparse.Namespace) -> int:
@@ -74,28 +74,61 @@ def _attack_cell(options: argparse.Namespace, run: Run) -> int:
     return 0
 
 
+def harder(options: argparse.Namespace) -> int:
+    run = run_of(options)
+    entry, folder = run.entry(options.cell), folder_of(options, run)
+    _has_audit(run, entry)
+    job, what = job_of(options, run, entry, "harder"), f"harder {entry.name}@{entry.scale}, seed {options.seed}"
+    if "harder" not in run.steps(entry, options.seed):
+        reached = run.audits[entry.scale].seeds
+        raise RunError(
+            f"seed: {options.seed} of {entry.name!r}; the audit's attacks reach {reached} of its {entry.seeds} seeds; "
+            "raise `audit.seeds`"
+            if run.audits[entry.scale].harder(0)
+            else f"audit.attacks: none at scale {entry.scale!r}, and no transfer; name some"
+        )
+    from lat import bars, experiment
+
+    with leased(options, what) as device, bars.of_attacks() as report:
+        record = experiment.attack_harder(
+            replace(job, device=device),
+            run,
+            entry,
+            experiment.Attacked.of(folder, entry, options.seed),
+            {name: folder.weights(*pair) for name, pair in run.surrogates(entry, options.seed).items()},
+            folder.record(entry, options.seed, "harder"),
+            folder.verdicts(entry, options.seed, "harder"),
+            report,
+        )
+    print_figures(record.figures)
+    print(f"status {record.status}")
+    return 0
+
+
 def audit(options: argparse.Namespace) -> int:
     run = run_of(options)
     entry, folder = run.entry(options.cell), folder_of(options, run)
-    if entry.scale not in run.audits:
-        raise RunError(f"audit: {run.name!r} has none at scale {entry.scale!r}; add the key `audit` to its run file")
-    if "audit" not in run.steps(entry, options.seed):
-        reached = run.audits[entry.scale].seeds
-        raise RunError(
-            f"seed: {options.seed} of {entry.name!r}; the audit reaches {reached} of its {entry.seeds} seeds; "
-            "raise `audit.seeds`"
-        )
+    _has_audit(run, entry)
     from lat import bars, experiment, findings
 
     job, what = job_of(options, run, entry, "audit"), f"audit {entry.name}@{entry.scale}, seed {options.seed}"
     results: list[findings.Result] = []
-    with leased(options, what) as device, bars.of_attacks() as report:
+    checks = run.audits[entry.scale].checks_of(options.seed)
+    with leased(options, what) as device, bars.of_lines(len(checks), "check") as say:
+
+        def tell(result: findings.Result) -> None:
+            results.append(result)
+            say(f"{result.check:<17} {result.status:<7} {findings.words(result, checks)}")
+
         files = experiment.Audited.of(run, folder, entry, options.seed)
-        record = experiment.audit_cell(replace(job, device=device), run, entry, files, report, results.append)
-    print_figures(record.figures)
-    for result in results:
-        print(f"{result.check:<17} {result.status:<7} {findings.words(result, run.audits[entry.scale].checks)}")
+        experiment.audit_cell(replace(job, device=device), run, entry, files, tell)
     return 0
+
+
+def _has_audit(run: Run, entry: Entry) -> None:
+    """Raises RunError where the run has no audit at the entry's scale."""
+    if entry.scale not in run.audits:
+        raise RunError(f"audit: {run.name!r} has none at scale {entry.scale!r}; add the key `audit` to its run file")
 
 
 def _attack_checkpoint(options: argparse.Namespace, run: Run) -> int:

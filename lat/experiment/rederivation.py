@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from lat.cells import seed_for
 from lat.collection import Folder, jobs
 from lat.experiment.attack_step import attack
 from lat.experiment.audit_step import Audited, audit_cell
+from lat.experiment.harder_step import Attacked, attack_harder
 from lat.experiment.job import Job
 from lat.experiment.training_step import train
-from lat.ledger import Record, read_records
+from lat.ledger import STEPS, Record, read_records
 from lat.runs import Entry, Run
 
 OF_THE_MACHINE = ("wall_s", "step_ms", "batch", "batch_halvings")
@@ -34,13 +34,14 @@ def rederive(run: Run, source: Path, data_root: Path, count: int) -> Iterator[tu
     chosen = sorted(possible, key=lambda r: seed_for(r.cell.slug, r.seed, r.step))[:count]
     with tempfile.TemporaryDirectory() as name:
         for old in chosen:
-            entry = run.entry(old.cell.slug)
-            attacked = Path(name) / "attacked.json"
-            if old.step == "audit":
-                next(r for r in records if (r.cell, r.seed, r.step) == (old.cell, old.seed, "attack")).write(attacked)
-            new = _again(run, entry, old, exported, Folder(Path(name)), data_root, attacked)
-            key = "weights" if old.step == "train" else "verdicts"
-            equal = {key: new.inputs[key] == old.inputs[key], "figures": _measured(new) == _measured(old)}
+            entry, folder = run.entry(old.cell.slug), Folder(Path(name))
+            for other in records:  # a step reads the records of those before it
+                if (other.cell, other.seed) == (old.cell, old.seed) and STEPS.index(other.step) < STEPS.index(old.step):
+                    other.write(folder.record(entry, old.seed, other.step))
+            new = _again(run, entry, old, exported, folder, data_root)
+            made = {"train": ["weights"], "attack": ["verdicts"], "harder": ["verdicts"], "audit": []}[old.step]
+            equal = {key: new.inputs[key] == old.inputs[key] for key in made}
+            equal["figures"] = _measured(new) == _measured(old)
             words = [f"{what} {'equal' if same else 'differ'}" for what, same in equal.items()]
             yield (
                 f"{entry.name}@{entry.scale}, seed {old.seed}, {old.step}: {', '.join(words)}",
@@ -52,22 +53,28 @@ def _weights_of(run: Run, exported: Folder, record: Record) -> list[Path]:
     """The weights that a record's step begins with."""
     entry, seed = run.entry(record.cell.slug), record.seed
     own = [] if record.step == "train" else [(entry, seed)]
-    others = run.surrogates(entry, seed).values() if record.step == "audit" else ()
+    others = run.surrogates(entry, seed).values() if record.step == "harder" else ()
     return [exported.weights(*pair) for pair in (*own, *others)]
 
 
-def _again(
-    run: Run, entry: Entry, old: Record, exported: Folder, folder: Folder, data_root: Path, attacked: Path
-) -> Record:
-    """The job of a record done once more in `folder`; `attacked` is the record of the attack that an audit follows."""
+def _again(run: Run, entry: Entry, old: Record, exported: Folder, folder: Folder, data_root: Path) -> Record:
+    """The job of a record done once more in `folder`, where the records of the steps before it are."""
     job, path = Job.of(run, entry, old.seed, old.step, data_root), folder.record(entry, old.seed, old.step)
     if old.step == "train":
         return train(job, folder.weights(entry, old.seed), path)
-    verdicts = folder.verdicts(entry, old.seed, old.step)
+    weights = exported.weights(entry, old.seed)
     if old.step == "attack":
-        return attack(job, run.attacks, run.part, exported.weights(entry, old.seed), path, verdicts)
-    files = Audited.of(run, exported, entry, old.seed)
-    return audit_cell(job, run, entry, replace(files, attack=attacked, record=path, verdicts=verdicts))
+        return attack(job, run.attacks, run.part, weights, path, folder.verdicts(entry, old.seed))
+
+    def left_by(step: str) -> Attacked:
+        return Attacked(weights, folder.record(entry, old.seed, step), exported.verdicts(entry, old.seed, step))
+
+    if old.step == "harder":
+        surrogates = {name: exported.weights(*pair) for name, pair in run.surrogates(entry, old.seed).items()}
+        verdicts = folder.verdicts(entry, old.seed, old.step)
+        return attack_harder(job, run, entry, left_by("attack"), surrogates, path, verdicts)
+    harder = left_by("harder") if "harder" in run.steps(entry, old.seed) else None
+    return audit_cell(job, run, entry, Audited(left_by("attack"), harder, path))
 
 
 def _measured(record: Record) -> str:

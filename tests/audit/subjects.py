@@ -26,8 +26,13 @@ def counted(robust: int, n: int, first: int = 0) -> Verdict:
     return range(first, first + n), [k < robust for k in range(n)]
 
 
-def written(verdicts: Mapping[str, Verdict], n: int = 1000, worst: Sequence[bool] | None = None) -> Subject:
-    """A subject with these verdicts on n images; its network is never asked."""
+def written(
+    verdicts: Mapping[str, Verdict], n: int = 1000, distances: Mapping[str, Sequence[float]] | None = None
+) -> Subject:
+    """A subject with these verdicts on n images, reported as they are, and these distances; its network is never asked.
+
+    An attack with distances has broken every image that it saw for which it has one.
+    """
     return Subject(
         model=nn.Flatten(),
         x=torch.zeros(n, 1, 1, 2),
@@ -39,8 +44,16 @@ def written(verdicts: Mapping[str, Verdict], n: int = 1000, worst: Sequence[bool
         attacks=ATTACKS,
         classes=10,
         seed=0,
-        worst=None if worst is None else np.array(worst, dtype=np.bool_),
+        reported=reported({name: np.array(v, dtype=np.bool_) for name, (_, v) in verdicts.items()}, n),
+        distances={name: np.array(d, dtype=np.float32) for name, d in (distances or {}).items()},
     )
+
+
+def reported(verdicts: Mapping[str, np.ndarray], n: int) -> dict[str, float]:
+    """What an honest record reports of verdicts on n images, the worst case over the attacks that saw them all."""
+    found = {name: float(robust.mean()) for name, robust in verdicts.items()}
+    whole = [name for name in SETTINGS["worst_case"]["attacks"] if name in verdicts and len(verdicts[name]) == n]
+    return found | ({"worst_case": float(worst_case(verdicts, whole).mean())} if whole else {})
 
 
 def asked(model: nn.Module, x: Tensor, y: Tensor, attacks: Mapping[str, Attack] | None = None) -> Subject:
@@ -55,9 +68,8 @@ def evaluated(model: nn.Module, x: Tensor, y: Tensor, names: Sequence[str]) -> S
     attacks = {name: attack for name, attack in ATTACKS.items() if name.partition("@")[0] in names}
     found = evaluate(model, x, y, attacks, seed=0)
     verdicts = {name: (found.index[name], robust) for name, robust in found.verdicts.items()}
-    whole = [name for name in SETTINGS["worst_case"]["attacks"] if name in verdicts]
-    worst = worst_case(found.verdicts, whole)
-    return Subject(model, x, y, verdicts, found.clean, attacks, 10, 0, worst)
+    told = reported({name: v for name, v in found.verdicts.items() if name not in found.distances}, len(x))
+    return Subject(model, x, y, verdicts, found.clean, attacks, 10, 0, told, found.distances)
 
 
 def two_scores(score: Tensor) -> Tensor:

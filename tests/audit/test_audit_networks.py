@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from subjects import ATTACKS, SETTINGS, Quantised, Times, asked, two_scores
 from torch import Tensor, nn
 
 from lat import bounds
-from lat.attacks import Outcome, Threat
+from lat.attacks import Draws, Threat
 from lat.audit import AuditError, Result, Subject, examine
 from lat.audit.binarization import discriminant
 from lat.audit.containment import excess
@@ -85,18 +85,39 @@ def test_one_pixel_with_a_gradient_is_enough() -> None:
     assert one("zero_gradients", asked(Scored(lambda x: x[:, 0, 0, 1]), x, y)).value == 0
 
 
+def faint(x: Tensor) -> Tensor:
+    """A score so small that the loss is a line in it; the second class never wins in the ball around grey."""
+    return 0.01 * (x[:, 0, 0, 0] - 0.61)
+
+
 def test_an_ascent_that_still_gains_has_not_converged() -> None:
     """A loss that grows by equal steps gains a quarter in its last ten of forty; in the ball it stops at the edge."""
     x, y = grey(4)
-    steady = asked(Scored(lambda x: 100 * x.flatten()), x, y)
+    steady = asked(Scored(faint), x, y)
     slow = {"pgd": replace(ATTACKS["pgd"], relative_step=1 / 40, start="clean")}
     found = one("converged", replace(steady, attacks=slow))
-    assert found.status == "found"
+    assert (found.status, found.n) == ("found", 4)
     assert found.value == pytest.approx(0.25, abs=1e-3)
     fast = {"pgd": replace(ATTACKS["pgd"], relative_step=1 / 10, start="clean")}
     assert (one("converged", replace(steady, attacks=fast)).status) == "passed"
     within = one("converged", replace(steady, attacks=slow), share=0.2501)
     assert within.status == "passed"
+
+
+def test_images_that_are_broken_long_ago_do_not_hide_that_the_others_still_gain() -> None:
+    """One of five is broken by the first steps, and its loss, ten thousand times the others', stands still then."""
+    x, y = grey(5, pixels=2)
+    x[0, :, :, 1] = 1.0
+
+    def score(x: Tensor) -> Tensor:
+        return torch.where(x[:, 0, 0, 1] > 0.8, 1e4 * (x[:, 0, 0, 0].clamp(max=0.52) - 0.505), faint(x))
+
+    slow = {"pgd": replace(ATTACKS["pgd"], relative_step=1 / 40, start="clean")}
+    found = one("converged", replace(asked(Scored(score), x, y), attacks=slow))
+    assert (found.status, found.n) == ("found", 4)
+    assert found.value == pytest.approx(0.25, abs=1e-3)
+    gone = one("converged", replace(asked(Scored(score), x[:1], y[:1]), attacks=slow))
+    assert (gone.status, gone.reason) == ("skipped", "all 1 images are broken 10 steps before the end")
 
 
 def test_a_loss_that_never_changes_has_converged() -> None:
@@ -265,23 +286,34 @@ def test_the_excess_is_measured_outside_ball_and_box(norm: str) -> None:
     assert excess(x - np.array([[0.6, 0.0], [0.0, 0.0]]), x, Threat(norm, None)) == pytest.approx(0.1)
 
 
+@dataclass(frozen=True)
+class Astray:
+    """Proposes the images moved by `shift`, whatever the threat allows."""
+
+    shift: float
+    examples: int | None = None
+
+    @property
+    def threat(self) -> Threat:
+        return Threat("linf", 0.1)
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
+        return x + self.shift
+
+
 @pytest.mark.parametrize(
-    ("shift", "complaint"), [(0.11, "lies outside ball or box by 0.01"), (float("nan"), "is not finite")]
+    ("shift", "complaint"), [(0.11, "eot: .* lies outside ball or box by 0.01"), (float("nan"), "eot: .* not finite")]
 )
-def test_an_example_outside_is_an_error_though_the_wrapper_let_it_pass(
-    monkeypatch: pytest.MonkeyPatch, shift: float, complaint: str
-) -> None:
+def test_an_example_outside_is_an_error_before_the_wrapper_sees_it(shift: float, complaint: str) -> None:
     x, plain = 0.2 + 0.5 * random_images(5), random_network()
     subject = asked(plain, x, plain(x).argmax(1))
     passed = one("ball_and_box", subject)
     assert passed.status == "passed" and 0 <= passed.value <= 1e-6 and passed.n == 5
-
-    def astray(model: nn.Module, x: Tensor, *rest: object) -> Outcome:
-        return Outcome(x + shift, torch.ones(len(x), dtype=torch.bool), torch.zeros(len(x)), True)
-
-    monkeypatch.setattr("lat.audit.containment.run_attack", astray)
+    within = one("ball_and_box", replace(subject, attacks={"eot": Astray(0.1)}))
+    assert within.status == "passed"
     with pytest.raises(AuditError, match=complaint):
-        results("ball_and_box", subject)
+        results("ball_and_box", replace(subject, attacks={"pgd": ATTACKS["pgd"], "eot": Astray(shift)}))
+    assert one("ball_and_box", replace(subject, attacks={"homemade": Astray(shift)})).status == "skipped"
 
 
 def test_verdicts_of_no_attack_of_the_run_are_an_error() -> None:

@@ -41,13 +41,14 @@ def test_the_thresholds_are_those_that_the_project_set_itself() -> None:
         "single_step": 0.5,
         "more_steps": 0.5,
         "more_restarts": 0.5,
+        "margin_restarts": 0.5,
         "falls_with_radius": 0.2,
         "gradient_free": 0.2,
         "scaled_logits": 1.0,
         "fresh_draws": 1.0,
     }
     shares = {name: given["share"] for name, given in SETTINGS.items() if "share" in given}
-    assert shares == {"converged": 0.05, "zero_gradients": 0.01, "breakable": 0.95}
+    assert shares == {"converged": 0.05, "smaller_distances": 0.05, "zero_gradients": 0.01, "breakable": 0.95}
     assert (SETTINGS["repeated_passes"]["difference"], SETTINGS["noise_alone"]["images"]) == (1e-4, 0)
     assert SETTINGS["fresh_draws"]["draws"] >= 20
     assert SETTINGS["scaled_logits"]["factors"] == [0.1, 10.0]
@@ -115,8 +116,15 @@ def test_a_sentence_holds_the_figures() -> None:
 def test_a_reason_is_told() -> None:
     skipped = Result("more_steps", "skipped", float("nan"), float("nan"), None, "pgd_twice: no verdicts")
     assert words(skipped, SETTINGS) == "Not checked: pgd_twice: no verdicts."
-    partly = words(Result("gradient_free", "passed", 0.0, 0.2, 1000, "not run: transfer"), SETTINGS)
-    assert partly.endswith("up to 1000 images). (not run: transfer)")
+    partly = words(Result("noise_alone", "passed", 0.0, 0.0, 200, "not run: fab_t"), SETTINGS)
+    assert partly.endswith("(200 images). (not run: fab_t)")
+
+
+def test_a_result_for_one_attack_names_it() -> None:
+    said = words(Result("gradient_free@hopskipjump", "found", 10.0, 0.2, 20), SETTINGS)
+    assert "(HopSkipJump) breaks 10.00 % of the images" in said and "limit 0.2 %, 20 images" in said
+    assert "Square" in words(Result("gradient_free@square", "passed", 0.0, 0.2, 20), SETTINGS)
+    assert "(later)" in words(Result("gradient_free@later", "passed", 0.0, 0.2, 20), SETTINGS)
 
 
 def test_words_that_are_missing_or_cannot_be_filled_in_are_named() -> None:

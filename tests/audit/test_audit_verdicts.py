@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from subjects import ATTACKS, SETTINGS, counted, written
 
@@ -19,16 +20,37 @@ def one(check: str, subject: Subject) -> Result:
 
 def test_a_worst_case_that_keeps_an_image_which_an_attack_broke_is_an_error() -> None:
     verdicts = {"fgsm": counted(3, 4), "pgd": ([0, 1, 2, 3], [True, False, True, True])}
-    honest = one("worst_case", written(verdicts, 4, [True, False, True, False]))
-    assert honest == Result("worst_case", "passed", 50.0, 75.0, 4)
-    with pytest.raises(AuditError, match="counts 1 images as robust that pgd broke"):
-        examine(written(verdicts, 4, [True, True, True, False]), SETTINGS)
+    honest = written(verdicts, 4)
+    assert one("worst_case", honest) == Result("worst_case", "passed", 50.0, 75.0, 4)
+    for said in (0.75, 0.25):
+        with pytest.raises(AuditError, match=f"worst_case is reported as {said}, its verdicts have 0.5"):
+            examine(replace(honest, reported={**honest.reported, "worst_case": said}), SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"pgd": 1.0}, r"pgd is reported as 1\.0, its verdicts have 0\.75"),
+        ({"eot": 0.5}, r"eot is reported as 0\.5, its verdicts have None"),
+        (
+            {"fixed_attacks": 0.5, "all_attacks": 0.75},
+            r"over all attacks 0\.75 is reported, over some of them, .* 0\.5",
+        ),
+    ],
+)
+def test_an_accuracy_that_is_reported_otherwise_is_an_error(changes: dict[str, float], complaint: str) -> None:
+    subject = written({"fgsm": counted(3, 4), "pgd": counted(3, 4)}, 4)
+    with pytest.raises(AuditError, match=complaint):
+        examine(replace(subject, reported=subject.reported | changes), SETTINGS)
+    fewer = {name: value for name, value in subject.reported.items() if name != "fgsm"}
+    with pytest.raises(AuditError, match="fgsm is reported as None"):
+        examine(replace(subject, reported=fewer), SETTINGS)
 
 
 def test_an_attack_on_a_sample_is_no_part_of_the_worst_case() -> None:
-    verdicts = {"fgsm": counted(4, 4), "pgd": ([1], [False])}
-    assert one("worst_case", written(verdicts, 4, [True] * 4)).status == "passed"
-    assert one("worst_case", written(verdicts, 4)).status == "skipped"
+    result = one("worst_case", written({"fgsm": counted(4, 4), "pgd": ([1], [False])}, 4))
+    assert (result.status, result.value, result.threshold) == ("passed", 100.0, 100.0)
+    assert one("worst_case", written({"pgd": ([1], [False])}, 4)).status == "skipped"
 
 
 @pytest.mark.parametrize(
@@ -37,6 +59,7 @@ def test_an_attack_on_a_sample_is_no_part_of_the_worst_case() -> None:
         ("single_step", "pgd", "fgsm"),
         ("more_steps", "pgd", "pgd_twice"),
         ("more_restarts", "pgd", "pgd_restarts"),
+        ("margin_restarts", "cw", "cw_restarts"),
     ],
 )
 def test_an_attack_may_be_weaker_by_half_a_point_and_no_more(check: str, higher: str, lower: str) -> None:
@@ -88,18 +111,62 @@ def test_a_large_ball_leaves_chance_and_the_largest_nothing() -> None:
     assert balls(100, 1) == ["passed", "found"]
 
 
+def outside(subject: Subject) -> dict[str, Result]:
+    """The results of `gradient_free` by attack."""
+    results = examine(subject, {"gradient_free": SETTINGS["gradient_free"]})
+    return {result.check.partition("@")[2]: result for result in results}
+
+
 def test_what_only_gradient_free_attacks_break_is_counted_image_by_image() -> None:
     strong = {"pgd_restarts": counted(500, 1000), "apgd_t": counted(400, 1000)}
-    at = one("gradient_free", written({**strong, "square": counted(398, 1000)}))
+    at = outside(written({**strong, "square": counted(398, 1000)}))["square"]
     assert (at.status, at.value) == ("passed", 0.2)
-    past = one("gradient_free", written({**strong, "square": counted(397, 1000)}))
+    past = outside(written({**strong, "square": counted(397, 1000)}))["square"]
     assert (past.status, past.value) == ("found", 0.3)
-    elsewhere = one("gradient_free", written({**strong, "square": (range(1000), [k >= 3 for k in range(1000)])}))
-    assert (elsewhere.status, elsewhere.value) == ("found", 0.3), "with a higher accuracy than the ensemble"
-    assert (
-        one("gradient_free", written({"pgd_restarts": counted(5, 9), "square": counted(5, 9)}, 9)).status == "skipped"
-    )
-    assert one("gradient_free", written(strong)).status == "skipped"
+    higher = outside(written({**strong, "square": (range(1000), [k >= 3 for k in range(1000)])}))["square"]
+    assert (higher.status, higher.value) == ("found", 0.3), "with a higher accuracy than the ensemble"
+    with_one = {"pgd_restarts": counted(5, 9), "square": counted(5, 9)}
+    for incomplete in (written(with_one, 9), written(strong)):
+        assert one("gradient_free", incomplete).status == "skipped"
+
+
+def test_each_gradient_free_attack_is_judged_on_its_own_images() -> None:
+    """Two of twenty images are ten points of those twenty, whatever another attack leaves on a thousand."""
+    strong = {"pgd_restarts": counted(500, 1000), "apgd_t": counted(400, 1000)}
+    few = (range(20), [k >= 2 for k in range(20)])
+    found = outside(written({**strong, "square": counted(399, 1000), "hopskipjump": few}))
+    assert {name: (r.status, r.value, r.n) for name, r in found.items() if r.status != "skipped"} == {
+        "square": ("passed", 0.1, 1000),
+        "hopskipjump": ("found", 10.0, 20),
+    }
+    skipped = {name: r.reason for name, r in found.items() if r.status == "skipped"}
+    assert skipped == {name: f"{name}: no verdicts" for name in ("noise", "transfer")}
+
+
+def test_distances_that_another_attack_undercuts_are_found() -> None:
+    """By more than a twentieth, for more than a twentieth of the images; one that C&W never found counts too."""
+
+    def undercut(count: int, to: float = 0.94, of: float = 1.0, clean: int = 100) -> Result:
+        """Boundary's distances are `to` on `count` of 100 images; C&W-L2's are `of`. The first `clean` are right."""
+        distances = {"boundary": [to] * count + [2.0] * (100 - count), "cw_l2": [of] * 200}
+        verdicts = {"boundary": counted(0, 100), "cw_l2": counted(0, 200)}
+        subject = replace(written(verdicts, 200, distances), clean=np.arange(200) < clean)
+        results = {r.check: r for r in examine(subject, {"smaller_distances": SETTINGS["smaller_distances"]})}
+        assert {name for name, r in results.items() if r.status == "skipped"} >= {
+            "smaller_distances@zoo",
+            "smaller_distances@lbfgs",
+        }
+        return results["smaller_distances@boundary"]
+
+    assert [(r.status, r.value, r.n) for r in (undercut(5), undercut(6))] == [
+        ("passed", 0.05, 100),
+        ("found", 0.06, 100),
+    ]
+    assert undercut(100, to=0.96).value == 0, "a twentieth is within the search's reach"
+    assert undercut(100, of=math.inf).value == 1
+    assert undercut(100, to=math.inf, of=math.inf).value == 0, "neither found one"
+    assert (undercut(6, clean=10).n, undercut(6, clean=10).value) == (10, pytest.approx(0.6))
+    assert undercut(6, clean=0).status == "skipped"
 
 
 def test_one_image_that_only_noise_breaks_is_a_finding() -> None:
@@ -123,18 +190,9 @@ def test_noise_alone_means_that_no_attack_in_its_ball_breaks_the_image() -> None
     assert (one("noise_alone", with_transfer).status, one("noise_alone", with_transfer).n) == ("passed", 4)
 
 
-def test_the_check_of_gradient_free_attacks_says_which_were_not_run() -> None:
-    strong = {"pgd_restarts": counted(500, 1000), "apgd_t": counted(400, 1000)}
-    found = one("gradient_free", written({**strong, "square": counted(400, 1000)}))
-    assert (found.status, found.reason) == ("passed", "not run: noise, hopskipjump, transfer")
-    outside = {name: counted(400, 1000) for name in SETTINGS["gradient_free"]["outside"]}
-    every = replace(written({**strong, **outside}), attacks={**ATTACKS, "transfer": ATTACKS["pgd"]})
-    assert one("gradient_free", every).reason == ""
-
-
 def test_without_verdicts_a_check_of_verdicts_is_skipped_with_a_reason() -> None:
-    of_verdicts = ["worst_case", "single_step", "more_steps", "more_restarts", "falls_with_radius", "large_ball"]
-    for check in [*of_verdicts, "gradient_free", "noise_alone"]:
+    of_verdicts = ["worst_case", "single_step", "more_steps", "more_restarts", "margin_restarts", "falls_with_radius"]
+    for check in [*of_verdicts, "large_ball", "gradient_free", "smaller_distances", "noise_alone"]:
         result = one(check, written({}))
         assert result.status == "skipped" and result.reason and math.isnan(result.value) and result.n is None
 

@@ -41,9 +41,9 @@ def network(path: Path) -> nn.Module:
 
 def test_every_attack_with_verdicts_on_a_committed_network_is_held_against_its_certificates() -> None:
     """Those in a ball at one of the radii; of the curve's other radii the larger ones can break what is certified."""
-    audits = [REFERENCE / "audits" / path.parent.name / f"{path.stem}.npz" for path in WEIGHTS]
-    assert sum(path.is_file() for path in audits) >= 10
-    for path in [path for path in audits if path.is_file()]:
+    attacked = [REFERENCE / "harder" / path.parent.name / f"{path.stem}.npz" for path in WEIGHTS]
+    assert sum(path.is_file() for path in attacked) >= 10
+    for path in [path for path in attacked if path.is_file()]:
         before, found = load_verdicts(REFERENCE / "verdicts" / path.parent.name / path.name), load_verdicts(path)
         known = set.union(*AT_RADIUS.values()) | set(before.distances) | set(found.distances)
         rest = {name for name in (*before.verdicts, *found.verdicts) if name not in known}
@@ -58,7 +58,7 @@ def test_there_are_committed_networks_of_both_widths() -> None:
 @pytest.mark.parametrize("path", WEIGHTS, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_no_attack_broke_what_is_certified(path: Path, test_split: tuple[Tensor, Tensor]) -> None:
     model, (x, y) = network(path), test_split
-    files = [REFERENCE / step / path.parent.name / f"{path.stem}.npz" for step in ("verdicts", "audits")]
+    files = [REFERENCE / step / path.parent.name / f"{path.stem}.npz" for step in ("verdicts", "harder")]
     steps = [load_verdicts(file) for file in files if file.is_file()]
     larger = np.zeros(len(x), dtype=np.bool_)
     for radius in (0.1, 0.02, 0.01, 0.002):

@@ -37,7 +37,9 @@ def told(tmp_path: Path, made: Callable[..., Any], written: Callable[..., Plan])
     ) -> dict[str, Any]:
         run = made(cells=["dnn", "fc_4", *more], scales=[("calibrated", 12, 2)])
         plan = written(run, tmp_path, diverged=diverged)
-        plan = Plan(plan.name, plan.config, plan.scales, plan.slugs, {"calibrated": ("train", "attack", "audit")})
+        plan = Plan(
+            plan.name, plan.config, plan.scales, plan.slugs, {"calibrated": ("train", "attack", "harder", "audit")}
+        )
         if twin:  # a second name of that cell
             scale = replace(plan.scales[0], cells=(*plan.scales[0].cells, "twin"))
             slugs = {**plan.slugs, ("calibrated", "twin"): plan.slugs["calibrated", twin]}
@@ -47,7 +49,8 @@ def told(tmp_path: Path, made: Callable[..., Any], written: Callable[..., Plan])
             for cell, seed, attack, metric, value, n in rows:
                 own: Mapping[str, Any] = {
                     "cell": cell, "seed": seed, "attack": attack, "metric": metric, "value": value, "n": n,
-                    "scale": "calibrated", "slug": plan.slugs["calibrated", cell], "step": "audit", "width": 12,
+                    "scale": "calibrated", "slug": plan.slugs["calibrated", cell], "width": 12,
+                    "step": "harder" if metric in ("robust_accuracy", "surrogates") else "audit",
                     "status": "diverged" if (cell, "calibrated", seed) in diverged else "ok", "model": "4fc",
                     "dataset": "mnist", "method": "", "layers": "", "epsilon": "",
                 }  # fmt: skip
@@ -67,11 +70,14 @@ def test_a_finding_is_the_sentence_of_the_worst_seed(told: Callable[..., dict[st
         ("fc_4", 0, "single_step", "passed", -1.0, 10000),
         ("fc_4", 1, "single_step", "found", 0.6, 10000),
     )
-    assert [(f["row"], f["check"], f["seeds"], f["of"]) for f in found["findings"]] == [
-        ("DNN", "single_step", 2, 2),
-        ("FC Layer-4", "single_step", 1, 2),
+    (finding,) = found["findings"]
+    assert (finding["scale"], finding["check"], finding["against"]) == ("calibrated", "single_step", "gradients")
+    assert finding["row"] == "DNN"
+    assert "2.50 points above that under FGSM (limit 0.5 points, 10000 images)" in finding["words"]
+    assert finding["cells"] == [
+        {"row": "DNN", "seeds": 2, "of": 2, "value": "2.50"},
+        {"row": "FC Layer-4", "seeds": 1, "of": 2, "value": "0.60"},
     ]
-    assert "2.50 points above that under FGSM (limit 0.5 points, 10000 images)" in found["findings"][0]["words"]
     assert found["checks"] == [{"check": "single_step", "passed": 1, "noted": 0, "found": 3, "skipped": 0}]
 
 
@@ -79,7 +85,7 @@ def test_a_network_that_two_rows_share_is_counted_once_and_told_of_both(told: Ca
     rows = [("dnn", 0, "single_step", "found", 0.75, 10000), ("dnn", 0, "single_step", "threshold", 0.5, "")]
     found = told(*rows, twin="dnn")
     assert found["checks"] == [{"check": "single_step", "passed": 0, "noted": 0, "found": 1, "skipped": 0}]
-    assert [entry["row"] for entry in found["findings"]] == ["DNN", "twin"]
+    assert [cell["row"] for cell in found["findings"][0]["cells"]] == ["DNN", "twin"]
 
 
 def test_accuracies_are_means_over_seeds_in_per_cent(told: Callable[..., dict[str, Any]]) -> None:
@@ -185,14 +191,15 @@ def test_a_row_and_its_most_favourable_reading_are_told_apart(told: Callable[...
         more=["fc_4_best"],
     )
     assert found["notes"][0]["rows"] == ["FC Layer-4", "FC Layer-4, favourable"]
-    assert [f["row"] for f in found["findings"]] == ["FC Layer-4", "FC Layer-4, favourable"]
+    assert [cell["row"] for cell in found["findings"][0]["cells"]] == ["FC Layer-4", "FC Layer-4, favourable"]
     assert found["checks"][1] == {"check": "zero_gradients", "passed": 0, "noted": 2, "found": 0, "skipped": 0}
 
 
 def test_a_cell_without_an_audit_says_why(told: Callable[..., dict[str, Any]]) -> None:
     lost = {("dnn", "calibrated", 0), ("dnn", "calibrated", 1)}
     found = told(("dnn", 0, "zero_gradients", "found", 1.0, 1000), diverged=lost)
-    reasons = {line["row"]: line["reason"] for line in found["scales"][0]["lines"]}
+    lines = found["scales"][0]["lines"]
+    reasons = {line["row"]: line["reason"] for line in lines}
     assert reasons == {"DNN": "diverged (2 of 2 seeds)", "FC Layer-4": "failed or unfinished"}
     assert found["findings"] == [], "nothing is claimed for a diverged seed, so nothing speaks against it"
 
@@ -204,11 +211,43 @@ def test_a_cell_whose_audited_seeds_diverged_says_so(told: Callable[..., dict[st
     assert (scale["seeds"], scale["of_seeds"]) == (0, 2)
 
 
-def test_a_scale_says_how_many_seeds_were_audited(told: Callable[..., dict[str, Any]]) -> None:
-    one = told(("dnn", 0, "zero_gradients", "passed", 0.0, 1000), ("fc_4", 0, "zero_gradients", "passed", 0.0, 1000))
+def test_a_scale_says_how_many_seeds_were_attacked_harder(told: Callable[..., dict[str, Any]]) -> None:
+    """The cheap checks, made on every seed, do not count."""
+    checked = [("dnn", seed, "zero_gradients", "passed", 0.0, 1000) for seed in (0, 1)]
+    one = told(*checked, ("dnn", 0, "square", "robust_accuracy", 0.5, 1000))
     assert (one["scales"][0]["seeds"], one["scales"][0]["of_seeds"]) == (1, 2)
-    two = told(("dnn", 0, "zero_gradients", "passed", 0.0, 1000), ("dnn", 1, "zero_gradients", "passed", 0.0, 1000))
+    two = told(*checked, *[("dnn", seed, "square", "robust_accuracy", 0.5, 1000) for seed in (0, 1)])
     assert (two["scales"][0]["seeds"], two["scales"][0]["of_seeds"]) == (2, 2)
+    assert told(*checked)["scales"][0]["seeds"] == 0
+
+
+def test_a_finding_counts_the_seeds_in_which_its_check_was_made(told: Callable[..., dict[str, Any]]) -> None:
+    found = told(
+        ("dnn", 0, "more_steps", "found", 0.75, 1000),
+        *[("dnn", seed, "zero_gradients", "found", 0.125, 1000) for seed in (0, 1)],
+        ("fc_4", 0, "more_steps", "found", 0.75, 1000),
+        ("fc_4", 1, "more_steps", "skipped", float("nan"), ""),
+    )
+    told = [(f["check"], f["against"], [tuple(c.values()) for c in f["cells"]]) for f in found["findings"]]
+    assert told == [
+        ("zero_gradients", "gradients", [("DNN", 2, 2, "12.5%")]),
+        ("more_steps", "attack", [("DNN", 1, 1, "0.75"), ("FC Layer-4", 1, 1, "0.75")]),
+    ]
+
+
+def test_a_row_whose_seed_for_harder_attacks_diverged_says_so(told: Callable[..., dict[str, Any]]) -> None:
+    """Another seed went through the cheap checks."""
+    lines = told(
+        ("dnn", 0, "square", "robust_accuracy", 0.1, 1000),
+        ("dnn", 1, "zero_gradients", "passed", 0.0, 1000),
+        ("fc_4", 0, "square", "robust_accuracy", 0.5, 1000),
+        diverged={("dnn", "calibrated", 0)},
+    )["scales"][0]["lines"]
+    assert [(line["reason"], line["unattacked"]) for line in lines] == [
+        ("", "diverged (1 of 1 such seeds)"),
+        ("", ""),
+    ]
+    assert [line["attacks"]["square"] for line in lines] == ["", "50.0"]
 
 
 def test_a_scale_without_cells_has_no_audited_seeds(
@@ -216,7 +255,7 @@ def test_a_scale_without_cells_has_no_audited_seeds(
 ) -> None:
     plan = written(made(cells=["dnn"], scales=[("calibrated", 12, 2)]), tmp_path)
     empty = replace(
-        plan, scales=(replace(plan.scales[0], cells=()),), steps={"calibrated": ("train", "attack", "audit")}
+        plan, scales=(replace(plan.scales[0], cells=()),), steps={"calibrated": ("train", "attack", "harder", "audit")}
     )
     (scale,) = audit_tables.summary(read_ledger(tmp_path / "ledger.csv"), empty, LABELS, SETTINGS)["scales"]
     assert (scale["seeds"], scale["lines"]) == (0, [])

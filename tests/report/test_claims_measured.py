@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ TABLE: dict[str, Any] = {
     "extra": [],
     "notes": [],
 }
+Audited = Mapping[tuple[str, str, int, str], str]
 Values = Mapping[tuple[str, str], Sequence[float | None]]
 SURE, BARELY = (2.0, 2.1, 1.9), (2.258, 3.258, 4.258)  # p of BARELY: t = 3.258 * sqrt 3, so 0.03
 
@@ -69,8 +71,10 @@ def conjunction(name: str, members: Sequence[str]) -> dict[str, Any]:
     return kept | {"kind": "conjunction", "members": list(members)}
 
 
-def ledger(values: Values) -> Ledger:
-    """Accuracies under PGD in points, by (cell, scale); None is a seed that diverged."""
+def ledger(values: Values, audited: Audited) -> Ledger:
+    """Accuracies under PGD in points, by (cell, scale); None is a seed that diverged. And statuses of checks by (cell,
+    scale, seed, check).
+    """
     common = {"dataset": "mnist", "model": "4fc", "width": 10, "step": "attack", "attack": "pgd", "n": 10000}
     lines = [
         dict.fromkeys(COLUMNS, "")
@@ -79,6 +83,11 @@ def ledger(values: Values) -> Ledger:
         | {"value": 0.1 if value is None else value / 100, "status": "diverged" if value is None else "ok"}
         for (cell, scale), seeds in values.items()
         for seed, value in enumerate(seeds)
+    ]
+    lines += [
+        next(line for line in lines if (line["cell"], line["scale"], line["seed"]) == (cell, scale, seed))
+        | {"step": "audit", "attack": check, "metric": status, "value": 1.0}
+        for (cell, scale, seed, check), status in audited.items()
     ]
     return Ledger.of(pd.DataFrame(lines, columns=list(COLUMNS)))
 
@@ -90,6 +99,7 @@ def judge(
     *,
     slugs: Mapping[tuple[str, str], str] | None = None,
     dataset: str = "mnist",
+    audited: Audited = MappingProxyType({}),
 ) -> dict[str, dict[str, Any]]:
     """The measured verdicts of the claims, by id; every cell with values is in the plan."""
     (tmp_path / "claims.yaml").write_text(yaml.safe_dump(FILE | {"claims": list(listed), "questions": []}))
@@ -98,8 +108,13 @@ def judge(
     known = {(scale, cell): f"{cell}-{scale}" for cell, scale in values}
     plan = Plan("made", {}, scales, known | dict(slugs or {}))
     tables = [TABLE, TABLE | {"id": "table_3", "roman": "III"}]
-    found = claims.judge(tmp_path / "claims.yaml", tables, ledger(values), plan, tmp_path, None)
+    found = claims.judge(
+        tmp_path / "claims.yaml", tables, ledger(values, audited), plan, tmp_path, None, "", MISLEADING
+    )
     return {entry["id"]: entry["measured"] for entry in found}
+
+
+MISLEADING = ["large_ball", "zero_gradients"]
 
 
 def above(*differences: float) -> list[float]:
@@ -278,7 +293,7 @@ def test_a_claim_that_came_later_says_so_in_the_terminal_and_for_programs(tmp_pa
         claim("z", "AB", added={"date": "2026-01-02", "measured": False}),
     ]
     (tmp_path / "claims.yaml").write_text(yaml.safe_dump(FILE | {"claims": listed, "questions": []}))
-    found = claims.judge(tmp_path / "claims.yaml", [TABLE], ledger({}), Plan("none", {}, (), {}), tmp_path, None)
+    found = claims.judge(tmp_path / "claims.yaml", [TABLE], ledger({}, {}), Plan("none", {}, (), {}), tmp_path, None)
     assert [entry["added"] and entry["added"]["measured"] for entry in found] == [None, True, False]
     lines = claims.table(found).splitlines()
     assert lines[lines.index("x") + 1].startswith("  reported: ")
@@ -340,3 +355,29 @@ def test_verdicts_that_are_not_the_ledger_s_are_refused(tmp_path: Path) -> None:
     kept(tmp_path, "b-one", [True] * 10)
     with pytest.raises(LedgerError, match=r"seed0\.npz: pgd is 0\.8 by the verdicts and 0\.9 in the ledger"):
         judge(tmp_path, [claim("x", "AB")], {("a", "one"): [90.0], ("b", "one"): [100.0]})
+
+
+def test_what_the_audit_found_against_gradients_stands_beside_a_verdict_and_decides_nothing(tmp_path: Path) -> None:
+    values = {("a", "one"): above(*SURE), ("b", "one"): FLAT, ("c", "one"): [*FLAT[:2], None]}
+    audited = {
+        ("a", "one", 0, "large_ball@1"): "found",
+        ("a", "one", 1, "large_ball@1"): "passed",
+        ("a", "one", 2, "large_ball@1"): "skipped",
+        ("a", "one", 0, "more_restarts"): "found",
+        ("b", "one", 0, "zero_gradients"): "noted",
+        ("c", "one", 0, "zero_gradients"): "found",
+        ("c", "one", 2, "zero_gradients"): "found",
+    }
+    plain, doubted = (judge(tmp_path, [claim("x", "AB", "AC")], values, audited=given) for given in ({}, audited))
+    before, after = plain["x"]["by"][0], doubted["x"]["by"][0]
+    assert before["doubts"] == []
+    assert after["doubts"] == ["A (large ball (1) in 1 of 2 seeds)", "C (zero gradients in 1 of 1 seed)"]
+    assert [comparison["doubts"] for comparison in after["comparisons"]] == [
+        ("A (large ball (1) in 1 of 2 seeds)",),
+        ("A (large ball (1) in 1 of 2 seeds)", "C (zero gradients in 1 of 1 seed)"),
+    ]
+    told = claims.text.doubted(after["doubts"])
+    assert told.startswith("by the audit gradients mislead attacks on A (large ball (1)")
+    for told in (before, after, *before["comparisons"], *after["comparisons"]):
+        del told["doubts"]
+    assert before == after

@@ -362,11 +362,11 @@ def test_provenance_counts_imported_and_older_records(built: tuple[Path, Plan]) 
     assert report.provenance(records, built[1])["older"] is None
     train = next(s for s in found["steps"] if (s["scale"], s["step"]) == ("calibrated", "train"))
     assert (train["jobs"], train["asked"], train["diverged"]) == (6, 8, 1)
-    steps = dict.fromkeys(built[1].steps, ("train", "attack", "audit"))
-    audited = report.provenance(records, replace(built[1], steps=steps, audited={"calibrated": 1}))["steps"]
+    steps = dict.fromkeys(built[1].steps, ("train", "attack", "harder", "audit"))
+    audited = report.provenance(records, replace(built[1], steps=steps, harder={"calibrated": 1}))["steps"]
     asked = {(entry["scale"], entry["step"]): entry["asked"] for entry in audited}
-    assert 2 * asked["calibrated", "audit"] == asked["calibrated", "train"] == asked["calibrated", "attack"]
-    assert asked["wide", "audit"] == asked["wide", "train"]
+    assert 2 * asked["calibrated", "harder"] == asked["calibrated", "train"] == asked["calibrated", "audit"]
+    assert asked["wide", "harder"] == asked["wide", "train"]
 
 
 def test_the_report_lists_every_claim_and_assumption(built: tuple[Path, Plan]) -> None:
@@ -443,11 +443,14 @@ def audits(ledger: Path, plan: Plan, *found: tuple[str, int, Mapping[str, float]
     with ledger.open("a", newline="") as stream:
         writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
         for cell, seed, robust, status in found:
-            own: dict[str, Any] = dict.fromkeys(COLUMNS, "") | {"cell": cell, "seed": seed, "step": "audit"}
+            own: dict[str, Any] = dict.fromkeys(COLUMNS, "") | {"cell": cell, "seed": seed}
             own |= {"scale": "calibrated", "slug": plan.slugs["calibrated", cell], "width": 10, "status": "ok"}
             for attack, value in robust.items():
-                writer.writerow(own | {"attack": attack, "metric": "robust_accuracy", "value": value, "n": 1000})
-            writer.writerow(own | {"attack": "more_restarts", "metric": status, "value": 1.0, "n": 1000})
+                figure = {"step": "harder", "attack": attack, "metric": "robust_accuracy", "value": value, "n": 1000}
+                writer.writerow(own | figure)
+            writer.writerow(
+                own | {"step": "audit", "attack": "more_restarts", "metric": status, "value": 1.0, "n": 1000}
+            )
 
 
 def test_the_first_page_says_what_the_audits_know_of_the_worst_case(
@@ -485,7 +488,7 @@ def test_audits_that_are_asked_for_and_not_made_are_no_clean_bill(
     tmp_path: Path, made: Callable[..., Any], written: Callable[..., Plan]
 ) -> None:
     plan = written(made(cells=("dnn",), scales=[("width_8", 8, 1)]), tmp_path / "run")
-    plan = replace(plan, steps={"width_8": ("train", "attack", "audit")})
+    plan = replace(plan, steps={"width_8": ("train", "attack", "harder", "audit")})
     report.build(plan, tmp_path / "run", tmp_path / "out.pdf")
     assert content(tmp_path)["audit"]["checks"] == []
     assert "No check speaks against any figure." not in text_of(tmp_path / "build/out")
@@ -496,7 +499,7 @@ def test_the_report_says_why_checks_were_skipped_where_their_records_do(
 ) -> None:
     run = tmp_path / "run"
     plan = written(made(cells=("dnn", "fc_4"), scales=SCALES), run)
-    steps = {**plan.steps, "calibrated": ("train", "attack", "audit")}
+    steps = {**plan.steps, "calibrated": ("train", "attack", "harder", "audit")}
     plan = replace(plan, steps=steps, audit_files=("config/audit.yaml",))
     audits(run / "ledger.csv", plan, ("dnn", 0, {}, "skipped"), ("fc_4", 0, {}, "skipped"))
     records = read_records(run / "records.jsonl")

@@ -69,7 +69,7 @@ def made_record(run: Run, entry: Entry, seed: int, step: str, **changes: Any) ->
         "seed": seed,
         "status": "ok",
         "figures": (Figure("clean_accuracy", 0.5 + seed / 7, n=360), Figure("wall_s", 1.25)),
-        "settings": run.settings(entry, step),
+        "settings": run.settings(entry, seed, step),
         "sources": run.sources(entry, step),
         "inputs": inputs,
         "versions": {"python": "3.11"},

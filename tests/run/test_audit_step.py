@@ -1,4 +1,6 @@
-"""The audit as a step of the grid: its record says what was attacked and found, and is held to what it looked at."""
+"""Harder attacks and the audit as steps of the grid: their records say what was attacked and found, and are held to
+what they looked at.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +11,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from small_run import made_record, scale, small_run
 
-from lat import attacks, audit, evaluation, experiment
+from lat import attacks, evaluation, experiment
+from lat.audit import AuditError
 from lat.collection import Folder, checked, collect, export, jobs, needs_weights, restore
-from lat.experiment import Audited, Job
-from lat.experiment.audit_step import worst_figures
+from lat.experiment import Attacked, Audited, Job
+from lat.experiment.harder_step import worst_figures
 from lat.ledger import Figure, LedgerError, Record, read_records
 from lat.run_files import ROOT, RunError
-from lat.runs import Run
+from lat.runs import Entry, Run
 
 AUDIT = {
     "file": "config/audit.yaml",
@@ -44,28 +46,45 @@ def run() -> Run:
 def done(run: Run, tmp_path_factory: pytest.TempPathFactory, digits_root: Path) -> Folder:
     """The whole run, collected."""
     folder = Folder(tmp_path_factory.mktemp("audited"))
-    for step in ("train", "attack", "audit"):
+    for step in ("train", "attack", "harder", "audit"):
         for entry, seed, _ in (job for job in jobs(run) if job[2] == step):
             job, record = Job.of(run, entry, seed, step, digits_root), folder.record(entry, seed, step)
-            weights, verdicts = folder.weights(entry, seed), folder.verdicts(entry, seed)
+            weights = folder.weights(entry, seed)
             if step == "train":
                 experiment.train(job, weights, record)
             elif step == "attack":
-                experiment.attack(job, run.attacks, run.part, weights, record, verdicts)
+                experiment.attack(job, run.attacks, run.part, weights, record, folder.verdicts(entry, seed))
+            elif step == "harder":
+                attack_harder(run, folder, digits_root, entry, seed, folder)
             else:
                 experiment.audit_cell(job, run, entry, Audited.of(run, folder, entry, seed))
     collect(run, folder, folder.root)
     return folder
 
 
+def attack_harder(run: Run, done: Folder, data_root: Path, entry: Entry, seed: int, to: Folder) -> Record:
+    """The harder attacks on a network in `done`; what they leave lies in `to`."""
+    return experiment.attack_harder(
+        Job.of(run, entry, seed, "harder", data_root),
+        run,
+        entry,
+        Attacked.of(done, entry, seed),
+        {name: done.weights(*pair) for name, pair in run.surrogates(entry, seed).items()},
+        to.record(entry, seed, "harder"),
+        to.verdicts(entry, seed, "harder"),
+    )
+
+
 def test_an_audit_says_what_it_looked_at_and_what_it_found(run: Run, done: Folder) -> None:
     entry = run.entry("dnn")
-    record = Record.read(done.record(entry, 0, "audit"))
-    assert record.settings == run.settings(entry, "audit")
-    assert record.inputs["attacked"] == Record.read(done.record(entry, 0, "attack")).inputs["verdicts"]
+    attacked, harder, record = (Record.read(done.record(entry, 0, step)) for step in ("attack", "harder", "audit"))
+    assert record.settings == run.settings(entry, 0, "audit") and "attacks" not in record.settings
+    assert record.inputs["attacked"] == harder.inputs["attacked"] == attacked.inputs["verdicts"]
+    assert record.inputs["harder"] == harder.inputs["verdicts"]
+    assert harder.settings == run.settings(entry, 0, "harder") and "checks" not in harder.settings
     for name in ("dnn", "fc_4"):
         trained = Record.read(done.record(run.entry(name), 1, "train"))
-        assert record.inputs[f"surrogate {name}"] == trained.inputs["weights"], "of the other seed"
+        assert harder.inputs[f"surrogate {name}"] == trained.inputs["weights"], "of the other seed"
     statuses = {f.attack: f.metric for f in record.figures if f.metric in ("passed", "noted", "found", "skipped")}
     assert statuses["worst_case"] == statuses["ball_and_box"] == statuses["repeated_passes"] == "passed"
     assert statuses["large_ball"] == "skipped", "this run has no PGD at several radii"
@@ -75,12 +94,12 @@ def test_an_audit_says_what_it_looked_at_and_what_it_found(run: Run, done: Folde
     assert skipped <= record.reasons.keys() <= statuses.keys()
 
 
-def test_the_worst_case_of_an_audit_is_over_all_attacks_of_both_steps(run: Run, done: Folder) -> None:
+def test_the_worst_case_after_harder_attacks_is_over_all_attacks_of_both_steps(run: Run, done: Folder) -> None:
     entry = run.entry("fc_4")
     before = evaluation.load_verdicts(done.verdicts(entry, 0))
-    found = evaluation.load_verdicts(done.verdicts(entry, 0, "audit"))
+    found = evaluation.load_verdicts(done.verdicts(entry, 0, "harder"))
     assert set(found.verdicts) == {"mi_fgsm", "transfer"}
-    figures = Record.read(done.record(entry, 0, "audit")).figures
+    figures = Record.read(done.record(entry, 0, "harder")).figures
     values = {f.attack: f.value for f in figures if f.metric == "robust_accuracy"}
     fixed = before.verdicts["fgsm"] & before.verdicts["ifgsm"] & before.verdicts["pgd"]
     assert values["fixed_attacks"] == fixed.mean()
@@ -88,7 +107,7 @@ def test_the_worst_case_of_an_audit_is_over_all_attacks_of_both_steps(run: Run, 
     assert values["transfer"] == found.verdicts["transfer"].mean()
 
 
-def test_what_an_audit_transfers_is_made_on_the_other_seeds_networks(run: Run, done: Folder, digits_root: Path) -> None:
+def test_what_is_transferred_is_made_on_the_other_seeds_networks(run: Run, done: Folder, digits_root: Path) -> None:
     from lat import data
 
     entry = run.entry("dnn")
@@ -104,23 +123,22 @@ def test_what_an_audit_transfers_is_made_on_the_other_seeds_networks(run: Run, d
     for surrogate in (network("dnn", 1), network("fc_4", 1)):
         made = attacks.run_attack(attacks.protocol.Unjudged(surrogate), x, y, range(len(y)), inner, 0).adversarial
         standing &= attacks.right(model(made), y)
-    found = evaluation.load_verdicts(done.verdicts(entry, 0, "audit"))
+    found = evaluation.load_verdicts(done.verdicts(entry, 0, "harder"))
     np.testing.assert_array_equal(found.verdicts["transfer"], standing.numpy())
 
 
-def test_an_audit_of_a_sample_attacks_the_same_images_of_every_network(
+def test_harder_attacks_on_a_sample_see_the_same_images_of_every_network(
     done: Folder, tmp_path: Path, digits_root: Path
 ) -> None:
     sampled = audited(audit=AUDIT | {"examples": 40})
-    settings = sampled.settings(sampled.entry("dnn"), "audit")
+    settings = sampled.settings(sampled.entry("dnn"), 0, "harder")
     assert settings["attacks"]["mi_fgsm"]["examples"] == settings["transfer"]["examples"] == 40
-    assert "examples" not in audited().settings(sampled.entry("dnn"), "audit")["transfer"]
+    assert "examples" not in audited().settings(sampled.entry("dnn"), 0, "harder")["transfer"]
     seen = []
     for name in ("dnn", "fc_4"):
         entry = sampled.entry(name)
-        files = replace(Audited.of(sampled, done, entry, 0), record=tmp_path / "r.json", verdicts=tmp_path / "v.npz")
-        experiment.audit_cell(Job.of(sampled, entry, 0, "audit", digits_root), sampled, entry, files)
-        seen += evaluation.load_verdicts(tmp_path / "v.npz").index.values()
+        attack_harder(sampled, done, digits_root, entry, 0, Folder(tmp_path))
+        seen += evaluation.load_verdicts(Folder(tmp_path).verdicts(entry, 0, "harder")).index.values()
     assert len(seen) == 4, "MI-FGSM and the transfer, on two networks"
     for index in seen:
         np.testing.assert_array_equal(index, attacks.sample_index(360, 40))
@@ -131,21 +149,22 @@ def test_an_audited_run_is_exported_put_back_and_derived_again(
 ) -> None:
     export(run, done, tmp_path / "kept")
     lines = list(experiment.rederive(run, tmp_path / "kept", digits_root, 99))
-    assert len(lines) == 12
+    assert len(lines) == 16
     assert all(equal for _, equal in lines)
     again = Folder(tmp_path / "again")
-    assert restore(run, tmp_path / "kept", again) == (12, 0)
+    assert restore(run, tmp_path / "kept", again) == (16, 0)
     assert collect(run, again, again.root) == []
     entry = run.entry("dnn")
     kept, back = (Record.read(place.record(entry, 1, "audit")) for place in (done, again))
     assert kept.reasons == back.reasons != {}
-    assert again.verdicts(entry, 1, "audit").read_bytes() == done.verdicts(entry, 1, "audit").read_bytes()
+    assert again.verdicts(entry, 1, "harder").read_bytes() == done.verdicts(entry, 1, "harder").read_bytes()
     again.weights(entry, 1).unlink()
+    assert not needs_weights(run, again, entry, 1, "harder")
     assert not needs_weights(run, again, entry, 1, "audit")
 
 
-def test_every_audit_put_back_is_newer_than_all_that_it_looks_at(run: Run, done: Folder, tmp_path: Path) -> None:
-    """Snakemake repeats an audit whose surrogates are newer than its record."""
+def test_every_record_put_back_is_newer_than_all_that_its_step_looks_at(run: Run, done: Folder, tmp_path: Path) -> None:
+    """Snakemake repeats harder attacks whose surrogates are newer than their record."""
     export(run, done, tmp_path / "kept")
     again = Folder(tmp_path / "again")
     restore(run, tmp_path / "kept", again)
@@ -155,8 +174,10 @@ def test_every_audit_put_back_is_newer_than_all_that_it_looks_at(run: Run, done:
         networks = [(entry, seed), *run.surrogates(entry, seed).values()]
         assert len(networks) == 3
         seen = [*(again.weights(*network) for network in networks), again.record(entry, seed, "attack")]
-        made = again.record(entry, seed, "audit").stat().st_mtime_ns
-        assert all(path.stat().st_mtime_ns <= made for path in seen)
+        for step in ("harder", "audit"):
+            made = again.record(entry, seed, step).stat().st_mtime_ns
+            assert all(path.stat().st_mtime_ns <= made for path in seen)
+            seen.append(again.record(entry, seed, step))
 
 
 def test_an_altered_figure_of_an_audit_comes_out_different(
@@ -169,82 +190,93 @@ def test_an_altered_figure_of_an_audit_comes_out_different(
     path.write_text(path.read_text().replace(passed, found))
     lines = list(experiment.rederive(run, tmp_path, digits_root, 99))
     assert [equal for line, equal in lines] == ["audit" not in line for line, _ in lines]
+    assert len(lines) == 16
 
 
 @pytest.mark.parametrize(
-    ("change", "complaint"),
+    ("step", "change", "complaint"),
     [
-        (lambda r: replace(r, inputs={**r.inputs, "attacked": "f" * 64}), "looked at attacked ffffffff"),
-        (lambda r: replace(r, inputs={**r.inputs, "surrogate fc_4": "f" * 64}), "looked at surrogate fc_4 ffffffff"),
-        (lambda r: replace(r, inputs={**r.inputs, "weights": "f" * 64}), "looked at weights ffffffff"),
-        (lambda r: replace(r, sources="0" * 64), "made by code with digest 00000000"),
-        (lambda r: replace(r, settings={}), "settings {}"),
+        ("audit", lambda r: replace(r, inputs={**r.inputs, "attacked": "f" * 64}), "looked at attacked ffffffff"),
+        ("audit", lambda r: replace(r, inputs={**r.inputs, "harder": "f" * 64}), "looked at harder ffffffff"),
+        ("audit", lambda r: replace(r, inputs={**r.inputs, "weights": "f" * 64}), "looked at weights ffffffff"),
+        ("audit", lambda r: replace(r, sources="0" * 64), "made by code with digest 00000000"),
+        ("audit", lambda r: replace(r, settings={}), "settings {}"),
+        ("harder", lambda r: replace(r, inputs={**r.inputs, "attacked": "f" * 64}), "looked at attacked ffffffff"),
+        (
+            "harder",
+            lambda r: replace(r, inputs={**r.inputs, "surrogate fc_4": "f" * 64}),
+            "looked at surrogate fc_4 ffffffff",
+        ),
+        ("harder", lambda r: replace(r, settings={}), "settings {}"),
     ],
 )
-def test_an_audit_of_something_else_is_refused(
-    run: Run, done: Folder, tmp_path: Path, change: Callable[[Record], Record], complaint: str
+def test_what_looked_at_something_else_is_refused(
+    run: Run, done: Folder, tmp_path: Path, step: str, change: Callable[[Record], Record], complaint: str
 ) -> None:
     export(run, done, tmp_path)
     folder = Folder(tmp_path / "run")
     restore(run, tmp_path, folder)
-    path = folder.record(run.entry("dnn"), 0, "audit")
+    path = folder.record(run.entry("dnn"), 0, step)
     change(replace(Record.read(path), imported=False)).write(path)
     with pytest.raises(LedgerError, match=complaint) as raised:
         collect(run, folder, folder.root)
     assert f"delete {path} and run its job again" in str(raised.value)
 
 
-def altered(figure: Figure, attack: str) -> Figure:
-    """The figure, an image higher where it is of that attack."""
-    return replace(figure, value=figure.value + (1 / 360 if figure.attack == attack else 0))
-
-
-@pytest.mark.parametrize(
-    ("change", "complaint"),
-    [
-        (lambda r: replace(r, inputs={**r.inputs, "weights": "f" * 64}), "of weights ffffffff"),
-        (lambda r: replace(r, inputs={**r.inputs, "verdicts": "f" * 64}), "of verdicts ffffffff"),
-        (
-            lambda r: replace(r, figures=tuple(altered(f, "worst_case") for f in r.figures)),
-            r"reports [\d.]+ for worst_case, its verdicts have [\d.]+",
-        ),
-        (
-            lambda r: replace(r, figures=tuple(altered(f, "pgd") for f in r.figures)),
-            r"reports [\d.]+ for pgd, its verdicts have [\d.]+",
-        ),
-        (lambda r: replace(r, figures=()), r"reports None for \w+, its verdicts have [\d.]+"),
-    ],
-)
-def test_an_attack_step_that_does_not_fit_is_refused_before_the_audit_computes(
-    run: Run,
-    done: Folder,
-    tmp_path: Path,
-    digits_root: Path,
-    change: Callable[[Record], Record],
-    complaint: str,
+@pytest.mark.parametrize("key", ["weights", "verdicts"])
+def test_an_attack_step_that_does_not_fit_is_refused_before_anything_is_computed(
+    run: Run, done: Folder, tmp_path: Path, digits_root: Path, key: str
 ) -> None:
+    entry, path = run.entry("dnn"), tmp_path / "attack.json"
+    files = replace(Attacked.of(done, entry, 0), record=path)
+    record = Record.read(done.record(entry, 0, "attack"))
+    replace(record, inputs={**record.inputs, key: "f" * 64}).write(path)
+    audited_files = replace(Audited.of(run, done, entry, 0), attacked=files, record=tmp_path / "r.json")
+    for compute in (
+        lambda: experiment.audit_cell(Job.of(run, entry, 0, "audit", digits_root), run, entry, audited_files),
+        lambda: experiment.attack_harder(
+            Job.of(run, entry, 0, "harder", digits_root), run, entry, files, {}, tmp_path / "r.json", tmp_path / "v.npz"
+        ),
+    ):
+        with pytest.raises(LedgerError, match=f"of {key} ffffffff") as raised:
+            compute()
+        assert f"delete {path} and run its job again" in str(raised.value)
+        assert sorted(place.name for place in tmp_path.iterdir()) == ["attack.json"], "nothing was computed"
+
+
+@pytest.mark.parametrize("attack", ["worst_case", "pgd", "mi_fgsm"])
+def test_a_figure_that_is_not_that_of_the_verdicts_fails_the_audit(
+    run: Run, done: Folder, tmp_path: Path, digits_root: Path, attack: str
+) -> None:
+    """The record of the attacks says an image more than their verdicts do."""
     entry = run.entry("dnn")
-    files = Audited.of(run, done, entry, 0)
-    change(Record.read(files.attack)).write(tmp_path / "attack.json")
-    moved = replace(files, attack=tmp_path / "attack.json", record=tmp_path / "r.json", verdicts=tmp_path / "v.npz")
-    with pytest.raises(LedgerError, match=complaint) as raised:
-        experiment.audit_cell(Job.of(run, entry, 0, "audit", digits_root), run, entry, moved)
-    assert f"delete {tmp_path / 'attack.json'} and run its job again" in str(raised.value)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["attack.json"], "nothing was computed"
+    step, field = ("harder", "harder") if attack == "mi_fgsm" else ("attack", "attacked")
+    files = replace(Audited.of(run, done, entry, 0), record=tmp_path / "r.json")
+    place = replace(getattr(files, field), record=tmp_path / "altered.json")
+    record = Record.read(done.record(entry, 0, step))
+    figures = tuple(replace(f, value=f.value + 1 / 360) if f.attack == attack else f for f in record.figures)
+    replace(record, figures=figures).write(place.record)
+    with pytest.raises(AuditError, match=rf"{attack} is reported as [\d.]+, its verdicts have [\d.]+"):
+        experiment.audit_cell(Job.of(run, entry, 0, "audit", digits_root), run, entry, replace(files, **{field: place}))
+    assert not files.record.exists()
 
 
 def test_fixed_attacks_on_few_images_have_no_worst_case_and_do_not_stop_the_audit() -> None:
     images = 600
-    x, y = torch.zeros(images, 1, 2, 2), torch.zeros(images, dtype=torch.int64)
     few, all_ = np.arange(20), np.arange(images)
     chosen = attacks.from_settings(audited().attacks)
-    verdicts = {"fgsm": (few, few >= 0), "ifgsm": (all_, all_ > 5), "pgd": (all_, all_ > 8)}
-    subject = audit.Subject(torch.nn.Identity(), x, y, verdicts, all_ >= 0, chosen, 10, 0)
-    assert [(f.attack, f.value, f.n) for f in worst_figures(subject)] == [
+    verdicts = {"fgsm": few >= 0, "ifgsm": all_ > 5}
+    found = {"pgd": all_ > 8}
+
+    def made(verdicts: dict[str, Any]) -> evaluation.Evaluation:
+        index = {name: few if len(robust) == len(few) else all_ for name, robust in verdicts.items()}
+        return evaluation.Evaluation(all_ >= 0, verdicts, index, {}, True)
+
+    assert [(f.attack, f.value, f.n) for f in worst_figures(made(verdicts), made(found), chosen)] == [
         ("worst_case", (images - 9) / images, images),
         ("fixed_attacks", (images - 9) / images, images),
     ]
-    assert worst_figures(replace(subject, verdicts={"fgsm": verdicts["fgsm"]})) == []
+    assert worst_figures(made({"fgsm": few >= 0}), made({}), chosen) == []
 
 
 def test_an_audit_without_its_attack_is_a_gap(run: Run, done: Folder, tmp_path: Path) -> None:
@@ -252,8 +284,8 @@ def test_an_audit_without_its_attack_is_a_gap(run: Run, done: Folder, tmp_path: 
     folder, entry = Folder(tmp_path / "run"), run.entry("dnn")
     restore(run, tmp_path, folder)
     folder.record(entry, 0, "attack").unlink()
-    assert collect(run, folder, folder.root, gaps=True) == [(entry, 0, "attack"), (entry, 0, "audit")]
-    assert len(read_records(folder.root / "records.jsonl")) == 10
+    assert collect(run, folder, folder.root, gaps=True) == [(entry, 0, s) for s in ("attack", "harder", "audit")]
+    assert len(read_records(folder.root / "records.jsonl")) == 13
 
 
 def test_surrogates_are_of_another_seed() -> None:
@@ -277,18 +309,17 @@ def test_at_a_scale_with_one_seed_nothing_is_transferred_and_the_record_says_so(
 ) -> None:
     one = audited(scales=[scale(width=32, cells=["dnn", "fc_4"])])
     entry = one.entry("dnn")
-    files = replace(Audited.of(one, done, entry, 0), record=tmp_path / "audit.json", verdicts=tmp_path / "audit.npz")
-    record = experiment.audit_cell(Job.of(one, entry, 0, "audit", digits_root), one, entry, files)
-    assert set(evaluation.load_verdicts(files.verdicts).verdicts) == {"mi_fgsm"}
+    record = attack_harder(one, done, digits_root, entry, 0, Folder(tmp_path))
+    assert set(evaluation.load_verdicts(Folder(tmp_path).verdicts(entry, 0, "harder")).verdicts) == {"mi_fgsm"}
     assert [f for f in record.figures if f.attack == "transfer"] == [Figure("surrogates", 0, attack="transfer")]
     assert not [key for key in record.inputs if key.startswith("surrogate")]
-    with_two = Record.read(done.record(run.entry("dnn"), 0, "audit"))
+    with_two = Record.read(done.record(run.entry("dnn"), 0, "harder"))
     assert not [f for f in with_two.figures if f.metric == "surrogates"]
 
 
-def test_an_audit_of_one_seed_that_had_surrogates_is_still_what_the_run_asks_for(done: Folder, tmp_path: Path) -> None:
+def test_what_was_transferred_to_one_seed_is_still_what_the_run_asks_for(done: Folder, tmp_path: Path) -> None:
     one = audited(scales=[scale(width=32, cells=["dnn", "fc_4"])])
-    record = Record.read(done.record(one.entry("dnn"), 0, "audit"))
+    record = Record.read(done.record(one.entry("dnn"), 0, "harder"))
     assert "surrogate fc_4" in record.inputs
     assert collect(one, done, tmp_path) == []
     assert record in [replace(r, imported=False) for r in read_records(tmp_path / "records.jsonl")]
@@ -297,22 +328,38 @@ def test_an_audit_of_one_seed_that_had_surrogates_is_still_what_the_run_asks_for
 def test_a_scale_may_have_its_own_audit_or_none() -> None:
     run = audited(scales=[scale(), scale(name="wide", width=8, audit=None)])
     assert {entry.scale: run.steps(entry, 0) for entry in run.entries} == {
-        "narrow": ("train", "attack", "audit"),
+        "narrow": ("train", "attack", "harder", "audit"),
         "wide": ("train", "attack"),
     }
     assert all(step != "audit" for entry, _, step in jobs(run) if entry.scale == "wide")
 
 
-def test_an_audit_may_reach_the_first_seeds_alone(done: Folder, tmp_path: Path) -> None:
-    one = audited(audit=AUDIT | {"seeds": 1})
+def test_harder_attacks_and_all_checks_may_reach_the_first_seeds_alone(
+    done: Folder, tmp_path: Path, digits_root: Path
+) -> None:
+    """The cheap checks are made on every seed."""
+    one = audited(audit=AUDIT | {"seeds": 1, "checks": "all"})
     entry = one.entry("dnn")
-    assert [one.steps(entry, seed) for seed in (0, 1)] == [("train", "attack", "audit"), ("train", "attack")]
-    assert [(seed, step) for _, seed, step in jobs(one) if step == "audit"] == [(0, "audit")] * 2
+    assert [one.steps(entry, seed) for seed in (0, 1)] == [
+        ("train", "attack", "harder", "audit"),
+        ("train", "attack", "audit"),
+    ]
     assert [seed for _, seed in one.surrogates(entry, 0).values()] == [1, 1], "those need no audit of their own"
-    assert collect(one, done, tmp_path) == []
-    found = [(r.cell.slug, r.seed) for r in read_records(tmp_path / "records.jsonl") if r.step == "audit"]
-    assert found == [(entry.cell.slug, 0) for entry in one.entries]
-    assert all(e.seeds == 2 and len(audited(audit=AUDIT | {"seeds": None}).steps(e, 1)) == 3 for e in one.entries)
+    whole, cheap = (one.settings(entry, seed, "audit")["checks"] for seed in (0, 1))
+    assert cheap.keys() < whole.keys() and "certified" in whole.keys() - cheap.keys()
+    assert cheap == audited().settings(entry, 1, "audit")["checks"]
+    files = replace(Audited.of(one, done, entry, 1), record=tmp_path / "r.json")
+    record = experiment.audit_cell(Job.of(one, entry, 1, "audit", digits_root), one, entry, files)
+    assert files.harder is None and "harder" not in record.inputs
+    made = {figure.attack.partition("@")[0] for figure in record.figures}
+    assert made == cheap.keys()
+    everyone = audited(audit=AUDIT | {"seeds": None})
+    assert all(len(everyone.steps(e, 1)) == 4 for e in everyone.entries)
+
+
+def test_an_audit_without_attacks_of_its_own_has_no_harder_step() -> None:
+    quick = audited(audit=AUDIT | {"attacks": [], "transfer": None})
+    assert quick.steps(quick.entry("dnn"), 0) == ("train", "attack", "audit")
 
 
 @pytest.mark.parametrize(

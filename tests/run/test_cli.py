@@ -55,19 +55,26 @@ def test_every_step_can_be_run_by_hand(place: Path, done: Folder) -> None:
 def test_an_audit_says_in_words_what_each_check_found(
     place: Path, done: Folder, digits_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    audit = {"file": "config/audit.yaml", "checks": "cheap", "attacks": [], "transfer": None}
+    audit = {"file": "config/audit.yaml", "checks": "cheap", "attacks": ["mi_fgsm"], "transfer": None}
     (tmp_path / "run.json").write_text(json.dumps(run_file(scales=[scale(epochs=1)], audit=audit)), encoding="utf-8")
     folders = ["--results", str(place / "results"), "--data", str(digits_root)]
+    assert cli.main(["harder", "--config", str(tmp_path / "run.json"), *folders, "--cell", "dnn"]) == 0
+    assert "mi_fgsm        robust_accuracy" in capsys.readouterr().out
     assert cli.main(["audit", "--config", str(tmp_path / "run.json"), *folders, "--cell", "dnn"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "single_step       skipped Not checked: pgd: no verdicts." in lines
-    assert any(line.startswith("worst_case        passed  The worst case (") for line in lines)
+    assert any(line.startswith("worst_case        passed  The reported worst case (") for line in lines)
 
     run = run_file(scales=[scale(epochs=1, seeds=2)], audit=audit | {"seeds": 1})
     (tmp_path / "run.json").write_text(json.dumps(run), encoding="utf-8")
-    words = ["audit", "--config", str(tmp_path / "run.json"), *folders, "--cell", "dnn", "--seed", "1"]
+    words = ["harder", "--config", str(tmp_path / "run.json"), *folders, "--cell", "dnn", "--seed", "1"]
     assert cli.main(words) == 2
-    assert "seed: 1 of 'dnn'; the audit reaches 1 of its 2 seeds; raise `audit.seeds`" in capsys.readouterr().err
+    expected = "seed: 1 of 'dnn'; the audit's attacks reach 1 of its 2 seeds; raise `audit.seeds`"
+    assert expected in capsys.readouterr().err
+    without = run_file(scales=[scale(epochs=1)], audit=audit | {"attacks": []})
+    (tmp_path / "run.json").write_text(json.dumps(without), encoding="utf-8")
+    assert cli.main(words[:-2]) == 2
+    assert "audit.attacks: none at scale 'narrow', and no transfer; name some" in capsys.readouterr().err
 
 
 def test_an_export_is_imported_and_checked(

@@ -18,7 +18,7 @@ from small_run import scale, small_run
 from lat import data, environment, evaluation, experiment, training
 from lat.cells import Schedule
 from lat.collection import Folder, collect, export, jobs
-from lat.experiment import Audited, Job
+from lat.experiment import Attacked, Job
 from lat.ledger import Figure, LedgerError, Record
 from lat.memory import Batch, TrainingError
 from lat.run_files import ROOT
@@ -181,14 +181,15 @@ def test_an_evaluation_cuts_images_by_device_and_network_and_keeps_the_cells_lay
     monkeypatch.setattr(evaluation, "evaluate", spied)
     compute = {"precision": "float32", "channels_last": True, "compile": "none"}
     convolutional = scale(name="last", model="3conv2fc", width=2, epochs=1, cells=["dnn"])
-    audit = {"file": "config/audit.yaml", "checks": "cheap", "attacks": [], "transfer": None}
+    audit = {"file": "config/audit.yaml", "checks": "cheap", "attacks": ["mi_fgsm"], "transfer": None}
     scales = [convolutional | {"compute": compute}, convolutional | {"name": "first"}]
     asked = small_run(scales=scales, attacks=ATTACKS | {"names": ["fgsm"]}, audit=audit)
     for entry in asked.entries:
         folder = Folder(tmp_path / entry.scale)
         do(asked, entry, folder, digits_root)
-        job = Job.of(asked, entry, 0, "audit", digits_root)
-        experiment.audit_cell(job, asked, entry, Audited.of(asked, folder, entry, 0))
+        job, left = Job.of(asked, entry, 0, "harder", digits_root), (folder.record, folder.verdicts)
+        attacked = Attacked.of(folder, entry, 0)
+        experiment.attack_harder(job, asked, entry, attacked, {}, *(place(entry, 0, "harder") for place in left))
     assert seen == [(True, 250)] * 2 + [(False, 250)] * 2
 
 

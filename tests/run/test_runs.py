@@ -225,7 +225,7 @@ def test_augmentation_and_compute_are_told_by_the_run_or_the_scale_and_need_not_
 def test_how_many_images_are_looked_at_decides_both_steps_and_is_left_out_where_it_is_all() -> None:
     def settings(step: str, **changes: Any) -> dict[str, Any]:
         run = small_run(**changes)
-        return run.settings(run.entry("dnn"), step)
+        return run.settings(run.entry("dnn"), 0, step)
 
     assert settings("train") == {} and "images" not in settings("attack")
     assert settings("train", images=None) == {}

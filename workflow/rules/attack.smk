@@ -2,7 +2,7 @@ rule attack:
     """Every attack of the run on one trained cell and seed: verdicts by image, and their record."""
     input:
         data_of("attack"),
-        weights=weights_unless_kept,
+        weights=weights_of("attack"),
     output:
         record=FOLDER.root / "records/{slug}/seed{seed}.attack.json",
         verdicts=FOLDER.root / "verdicts/{slug}/seed{seed}.npz",
@@ -13,7 +13,7 @@ rule attack:
     resources:
         gpu=GPU,
     params:
-        sources=lambda wildcards: RUN.sources(RUN.entry(wildcards.slug), "attack"),
-        settings=lambda wildcards: json.dumps(RUN.settings(RUN.entry(wildcards.slug), "attack"), sort_keys=True),
+        sources=sources_of("attack"),
+        settings=settings_of("attack"),
     shell:
         "{LAT:q} attack --config {CONFIG} --cell {wildcards.slug} --seed {wildcards.seed} > {log} 2>&1"

@@ -1,14 +1,11 @@
 rule audit:
-    """The checks of the run on one trained cell and seed, and the attacks that they ask for: what they found."""
+    """The checks of the run on one attacked cell and seed: what they found."""
     input:
         data_of("audit"),
-        weights=weights_to_audit,
-        attack=FOLDER.root / "records/{slug}/seed{seed}.attack.json",
-        attacked=FOLDER.root / "verdicts/{slug}/seed{seed}.npz",
-        surrogates=surrogate_weights,
+        files_before_audit,
+        weights=weights_of("audit"),
     output:
         record=FOLDER.root / "records/{slug}/seed{seed}.audit.json",
-        verdicts=FOLDER.root / "audits/{slug}/seed{seed}.npz",
     log:
         FOLDER.root / "logs/{slug}.seed{seed}.audit.log",
     benchmark:
@@ -16,7 +13,7 @@ rule audit:
     resources:
         gpu=GPU,
     params:
-        sources=lambda wildcards: RUN.sources(RUN.entry(wildcards.slug), "audit"),
-        settings=lambda wildcards: json.dumps(RUN.settings(RUN.entry(wildcards.slug), "audit"), sort_keys=True),
+        sources=sources_of("audit"),
+        settings=settings_of("audit"),
     shell:
         "{LAT:q} audit --config {CONFIG} --cell {wildcards.slug} --seed {wildcards.seed} > {log} 2>&1"

@@ -40,7 +40,11 @@ _keep_current(
         "attacks": RUN.attacks,
         "cells": [
             [e.name, e.scale, e.cell.slug, e.seeds, RUN.images(e)]
-            + [[RUN.sources(e, step), RUN.settings(e, step)] for step in RUN.steps(e, 0)]
+            + [
+                [RUN.sources(e, step), RUN.settings(e, seed, step)]
+                for seed in range(e.seeds)
+                for step in RUN.steps(e, seed)
+            ]
             for e in RUN.entries
         ],
     },
@@ -81,21 +85,43 @@ def data_of(step):
     return found
 
 
-def weights_unless_kept(wildcards, step="attack"):
-    """The weights to look at; none where an imported record has what the run asks for and its weights were not kept."""
-    entry = RUN.entry(wildcards.slug)
-    if collection.needs_weights(RUN, FOLDER, entry, int(wildcards.seed), step, DATA):
-        return FOLDER.weights(entry, int(wildcards.seed))
-    return []
+def sources_of(step):
+    """The digest of the code that decides a step of a cell, as a function of a job's wildcards."""
+    return lambda wildcards: RUN.sources(RUN.entry(wildcards.slug), step)
 
 
-def weights_to_audit(wildcards):
-    return weights_unless_kept(wildcards, "audit")
+def settings_of(step):
+    """What else decides it, in writing."""
+
+    def found(wildcards):
+        return json.dumps(RUN.settings(RUN.entry(wildcards.slug), int(wildcards.seed), step), sort_keys=True)
+
+    return found
+
+
+def weights_of(step):
+    """The weights that a step looks at; none where an imported record has what the run asks for and its weights were
+    not kept.
+    """
+
+    def found(wildcards):
+        entry, seed = RUN.entry(wildcards.slug), int(wildcards.seed)
+        needed = collection.needs_weights(RUN, FOLDER, entry, seed, step, DATA)
+        return FOLDER.weights(entry, seed) if needed else []
+
+    return found
 
 
 def surrogate_weights(wildcards):
-    """The weights of the networks that an audit makes its transferred attacks on; none where it needs no weights."""
+    """The weights of the networks that a cell's transferred attacks are made on; none where no weights are needed."""
     entry, seed = RUN.entry(wildcards.slug), int(wildcards.seed)
-    if not weights_to_audit(wildcards):
+    if not weights_of("harder")(wildcards):
         return []
     return [FOLDER.weights(*pair) for pair in RUN.surrogates(entry, seed).values()]
+
+
+def files_before_audit(wildcards):
+    """The records and verdicts of all the attacks that an audit looks into."""
+    entry, seed = RUN.entry(wildcards.slug), int(wildcards.seed)
+    steps = [step for step in RUN.steps(entry, seed) if step in collection.VERDICTS]
+    return [place(entry, seed, step) for step in steps for place in (FOLDER.record, FOLDER.verdicts)]

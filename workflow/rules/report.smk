@@ -5,7 +5,7 @@ for _table in RUN.config["tables"]["show"]:
         name:
             _table
         input:
-            job_files(RUN.entries_of(_table), without=["audit"]),
+            job_files(RUN.entries_of(_table), without=["harder", "audit"]),
             RUN.config["tables"]["file"],
             "reports/table.typ",
             asked=ASKED,

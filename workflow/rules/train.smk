@@ -12,6 +12,6 @@ rule train:
     resources:
         gpu=GPU,
     params:
-        sources=lambda wildcards: RUN.sources(RUN.entry(wildcards.slug), "train"),
+        sources=sources_of("train"),
     shell:
         "{LAT:q} train --config {CONFIG} --cell {wildcards.slug} --seed {wildcards.seed} > {log} 2>&1"
