@@ -227,6 +227,17 @@ def test_the_readme_s_figures_are_those_of_the_ledgers() -> None:
     ) in said
 
 
+def test_the_readme_says_on_which_networks_a_large_ball_leaves_more_than_chance() -> None:
+    """A network that two rows share is one."""
+    frame = pd.read_csv(REFERENCE / "mnist/ledger.csv", keep_default_na=False)
+    surviving = frame[(frame["step"] == "audit") & (frame["status"] == "ok") & frame["scale"].isin([NARROW, WIDE])]
+    found = surviving[(surviving["attack"] == "large_ball@0.5") & (surviving["metric"] == "found")]
+    values = found.drop_duplicates(["slug", "seed"])["value"].astype(float)
+    assert found["slug"].str.contains("layerwise").all()
+    said = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert f"PGD leaves {values.min():.0f} to {values.max():.0f} % on {len(values)} of the 4FC networks, each" in said
+
+
 ALONE = ("fc_2", "fc_3", "fc_4", "fc_23", "fc_34", "mlpo", "fc_2_fixed", "fc_23_fixed")
 """The rows of Tables I-IV that train with layer perturbations and nothing else."""
 
