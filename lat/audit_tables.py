@@ -8,8 +8,9 @@ from statistics import median
 from types import MappingProxyType
 from typing import Any
 
-from lat.findings import ENOUGH, STATUSES, Result, words
+from lat.findings import STATUSES, Result, words
 from lat.measured import WORST_CASE, Ledger, Plan, Rows, Scale, figure
+from lat.shared_images import ENOUGH
 
 STEP, HARDER = "audit", "harder"
 FIXED = "fixed_attacks"
@@ -27,7 +28,7 @@ def summary(
     """The audits of every scale that has one: `scales` with a line a cell, `checks` with how many results had which
     status, a network that several rows share counted once, `skipped` why those that were not made were not, and
     `findings` and `notes`, each as the sentence that `settings` (config/audit.yaml) has for it. Of a scale, `seeds` is
-    how many of a cell's `of_seeds` were attacked harder, and so went through all its checks, at the most.
+    how many of a cell's `of_seeds` are attacked harder, and so go through all its checks.
 
     `labels` are the names that cells go by, by (scale, cell); `reasons` what the records say of a network's checks, by
     (slug, seed), where they say anything. Accuracies are means over seeds, in per cent.
@@ -136,7 +137,7 @@ def _findings(
                 "of": sum(
                     any(r.check == check and r.status != "skipped" for r in results) for results in found[row].values()
                 ),
-                "value": f"{result.value:.1%}" if "share" in given else f"{result.value:.2f}",
+                "value": f"{result.value:{_form(given)}}",
             }
             for result, row in worst
         ]
@@ -146,6 +147,11 @@ def _findings(
             {"scale": scale, "check": check, "against": given["against"], "row": row, "words": said, "cells": cells}
         )
     return sorted(entries, key=lambda entry: (entry["against"] != "gradients", list(by_check).index(entry["check"])))
+
+
+def _form(given: Mapping[str, Any]) -> str:
+    """How a check's value is printed: a share in per cent, points and per cent with two places, others as they are."""
+    return ".1%" if "share" in given else ".2f" if "points" in given else ".3g"
 
 
 def _excess(result: Result) -> float:
@@ -187,8 +193,9 @@ def _scale(
     """A scale's attacks beyond the tables', how many images they saw, its certified radii, and a line a cell.
 
     `left_out` are the attacks that saw too few images to count in the worst case; `untransferred` is whether an attack
-    that was to be transferred was not, for want of an independent network. A line's `reason` says why nothing is told
-    of a cell, its `unattacked` why there is no harder attack.
+    that was to be transferred was not, for want of an independent network. `harder` is whether the run has harder
+    attacks there. A line's `reason` says why nothing is told of a cell, its `unattacked` why there is no harder attack
+    though the run asks for some, and `lacking` of how many seeds the audit is not there.
     """
     attacks = list(
         dict.fromkeys(
@@ -203,17 +210,17 @@ def _scale(
             row["attack"] for rows in cells.values() for row in rows if row["attack"].startswith(f"{CERTIFIED}@")
         )
     )
-    lines = []
+    lines, asked = [], plan.steps[scale.name]
     for cell, rows in cells.items():
+        every = ledger.rows(scale.name, cell, plan.slugs)
         found = [result for mine in by_cell[cell].values() for result in mine]
         lines.append(
             {
                 "row": names[cell],
                 "favourable": _favourable(cell),
-                "reason": "" if rows else _reason(ledger.rows(scale.name, cell, plan.slugs), STEP),
-                "unattacked": ""
-                if not attacks or any(row["step"] == HARDER for row in rows)
-                else _reason(ledger.rows(scale.name, cell, plan.slugs), HARDER),
+                "reason": "" if _has(rows, STEP) else _reason(every, STEP),
+                "unattacked": "" if HARDER not in asked or _has(rows, HARDER) else _reason(every, HARDER),
+                "lacking": scale.seeds - len({row["seed"] for row in every if row["step"] == STEP}),
                 "attacks": {name: _percent(rows, name) for name in (*attacks, FIXED, WORST_CASE)},
                 "interval": _interval(rows),
                 "certified": {name: _certified(rows, name) for name in radii},
@@ -226,7 +233,8 @@ def _scale(
     return {
         "scale": scale.name,
         "width": scale.width,
-        "seeds": max((len({r["seed"] for r in rows if r["step"] == HARDER}) for rows in cells.values()), default=0),
+        "harder": HARDER in asked,
+        "seeds": plan.seeds_of(scale, HARDER) if HARDER in asked else 0,
         "of_seeds": scale.seeds,
         "attacks": attacks,
         "images": {name: " or ".join(f"{n:,}" for n in seen) for name, seen in counts.items()},
@@ -236,6 +244,10 @@ def _scale(
         "radii": radii,
         "lines": lines,
     }
+
+
+def _has(rows: Rows, step: str) -> bool:
+    return any(row["step"] == step for row in rows)
 
 
 def _reason(rows: Rows, step: str) -> str:

@@ -45,8 +45,8 @@ def of_attacks() -> Iterator[Callable[[str, int, int], None]]:
 
 
 @contextmanager
-def of_lines(total: int, unit: str) -> Iterator[Callable[[str], None]]:
-    """Prints the line of each piece of work, above the bar where there is one."""
+def of_lines(total: int | None, unit: str) -> Iterator[Callable[[str], None]]:
+    """Prints the line of each piece of work, above the bar where there is one; `total` None: it is not known."""
     with tqdm(total=total, unit=unit, disable=None) as bar:
 
         def report(line: str) -> None:

@@ -115,6 +115,8 @@ def checked(run: Run, job: tuple[Entry, int, str], path: Path, data: Digest | No
     if record.settings != run.settings(entry, seed, step):
         asked = run.settings(entry, seed, step)
         raise LedgerError(f"{path}: settings {record.settings}; {asked} are asked for; {mend}")
+    if not _looks_at_all(run, entry, record):
+        raise LedgerError(f"{path}: looked at other steps of attacks than the run has; {mend}")
     expected = run.sources(entry, step)
     if not record.imported and record.sources != expected:
         raise LedgerError(
@@ -123,6 +125,11 @@ def checked(run: Run, job: tuple[Entry, int, str], path: Path, data: Digest | No
     if data and (difference := other_data(run, entry, record, data)):
         raise LedgerError(f"{path}: {difference}; {mend}")
     return dataclasses.replace(record, name=entry.name, scale=entry.scale)
+
+
+def _looks_at_all(run: Run, entry: Entry, record: Record) -> bool:
+    """Whether an audit's record is of harder attacks just where the run has some; true of other records."""
+    return record.step != "audit" or ("harder" in record.inputs) == ("harder" in run.steps(entry, record.seed))
 
 
 def other_data(run: Run, entry: Entry, record: Record, data: Digest) -> str:
@@ -156,7 +163,7 @@ def _check_inputs(run: Run, records: list[Record], folder: Folder) -> None:
         needed = [("weights", (*own, "train"), "weights")] if record.step != "train" else []
         if record.step in ("harder", "audit"):
             needed.append(("attacked", (*own, "attack"), "verdicts"))
-        if record.step == "audit" and run.audits[record.scale].harder(record.seed):
+        if record.step == "audit" and "harder" in record.inputs:
             needed.append(("harder", (*own, "harder"), "verdicts"))
         if record.step == "harder":
             for name, (entry, seed) in run.surrogates(run.entry(record.cell.slug), record.seed).items():
@@ -186,16 +193,20 @@ def _check_file(run: Run, record: Record, folder: Folder) -> None:
 def needs_weights(
     run: Run, folder: Folder, entry: Entry, seed: int, step: str = "attack", data: Digest | None = None
 ) -> bool:
-    """Whether a step of (entry, seed) after training needs the weights: not where its record was imported and is what
-    the run asks for, of the `data` that is prepared.
+    """Whether a step of (entry, seed) after training needs the weights: not where none are there and its record was
+    `put_back`.
     """
-    if folder.weights(entry, seed).exists():
-        return True
-    path = folder.record(entry, seed, step)
+    return folder.weights(entry, seed).exists() or not put_back(run, folder, (entry, seed, step), data)
+
+
+def put_back(run: Run, folder: Folder, job: tuple[Entry, int, str], data: Digest | None = None) -> bool:
+    """Whether the record of a job was imported and is what the run asks for, of the `data` that is prepared: it stands,
+    whenever weights beside it were made.
+    """
     try:
-        return not checked(run, (entry, seed, step), path, data).imported
+        return checked(run, job, folder.record(*job), data).imported
     except LedgerError:
-        return True
+        return False
 
 
 def kept(run: Run, folder: Folder) -> list[tuple[Entry, int]]:
@@ -238,7 +249,7 @@ def export(run: Run, folder: Folder, target: Path) -> int:
         if record.step in VERDICTS:
             places = (place.verdicts(entry, record.seed, record.step) for place in (folder, out))
             _copy_checked(record, "verdicts", *places)
-        elif keep == "all" or (record.name in keep and record.seed == 0):
+        elif record.step == "train" and (keep == "all" or (record.name in keep and record.seed == 0)):
             _copy_checked(record, "weights", folder.weights(entry, record.seed), out.weights(entry, record.seed))
             copied += 1
     for name in ("ledger.csv", "records.jsonl"):
@@ -280,7 +291,8 @@ def restore(run: Run, source: Path, folder: Folder, data: Digest | None = None) 
     put = left = 0
     for record in sorted(records, key=lambda found: STEPS.index(found.step)):
         entry = wanted.get((record.cell.slug, record.seed, record.step))
-        if entry is None or record.settings != run.settings(entry, record.seed, record.step):
+        asked = entry and record.settings == run.settings(entry, record.seed, record.step)
+        if entry is None or not asked or not _looks_at_all(run, entry, record):
             left += 1
             continue
         path = folder.record(entry, record.seed, record.step)
@@ -291,7 +303,7 @@ def restore(run: Run, source: Path, folder: Folder, data: Digest | None = None) 
         if record.step in VERDICTS:
             places = (place.verdicts(entry, record.seed, record.step) for place in (exported, folder))
             _copy_checked(record, "verdicts", *places)
-        elif exported.weights(entry, record.seed).exists():
+        elif record.step == "train" and exported.weights(entry, record.seed).exists():
             _copy_checked(record, "weights", *(place.weights(entry, record.seed) for place in (exported, folder)))
         dataclasses.replace(record, imported=True).write(path)
         put += 1

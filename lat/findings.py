@@ -17,9 +17,6 @@ ATTACKS = {
 }
 """How a sentence spells an attack."""
 STATUSES = ("passed", "noted", "found", "skipped")
-ENOUGH = 500
-"""On how many images an attack must have run to count in the worst case over all: an accuracy on fewer is known to no
-better than four points. One that saw every image counts anyway."""
 
 
 @dataclass(frozen=True)

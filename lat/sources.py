@@ -18,7 +18,7 @@ PACKAGE = Path(__file__).resolve().parent
 ENTRIES: Mapping[str, tuple[str, ...]] = {
     "train": ("lat.training",),
     "attack": ("lat.evaluation",),
-    "harder": ("lat.evaluation",),
+    "harder": ("lat.evaluation", "lat.attacks.transfer", "lat.shared_images"),
     "audit": ("lat.evaluation", "lat.audit"),
     "equivalence": ("lat.equivalence",),
     "verify": ("lat.proofs",),

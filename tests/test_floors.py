@@ -20,7 +20,7 @@ FLOORS: dict[str, int] = {
     name: floor
     for floor, names in enumerate(
         [
-            ["cells", "types", "sources", "devices", "findings", "run_files"],
+            ["cells", "types", "sources", "devices", "findings", "run_files", "shared_images"],
             [
                 "norms",
                 "ledger",
@@ -66,7 +66,7 @@ NEIGHBOURS = {
 
 # The report's side of the ledger: below its own floors it sees these alone.
 REPORT_FLOORS = range(6, 8)
-BELOW_REPORT = {"cells", "ledger", "intervals", "measured", "findings", "run_files"}
+BELOW_REPORT = {"cells", "ledger", "intervals", "measured", "findings", "run_files", "shared_images"}
 # What has to start fast: no torch, at the top of a file or inside a function (`cli` may load it, in a command).
 WITHOUT_TORCH = (
     {"runs", "grid", "sources", "collection", "heartbeats", "status"}

@@ -12,7 +12,7 @@ from lat.attacks.autoattack import AutoAttack
 from lat.attacks.boundary import Boundary
 from lat.attacks.cw import CW
 from lat.attacks.cw_l2 import CWL2
-from lat.attacks.draws import Draws, on_shared, sample_index
+from lat.attacks.draws import Draws, sample_index
 from lat.attacks.eot import EoT
 from lat.attacks.fgsm import FGSM
 from lat.attacks.hopskipjump import HopSkipJump
@@ -51,7 +51,6 @@ __all__ = [
     "Threat",
     "Transfer",
     "from_settings",
-    "on_shared",
     "right",
     "run_attack",
     "sample_index",

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import reduce
-from typing import TypeVar
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -12,8 +10,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lat.cells import seed_for
-
-Found = TypeVar("Found", bound=np.generic)
 
 
 def sample_index(n: int, examples: int | None) -> NDArray[np.int64]:
@@ -26,18 +22,6 @@ def sample_index(n: int, examples: int | None) -> NDArray[np.int64]:
         return np.arange(n)
     ranked = sorted(range(n), key=lambda i: seed_for("attacked images", n, i))
     return np.array(sorted(ranked[:examples]), dtype=np.int64)
-
-
-def on_shared(
-    index: Mapping[str, NDArray[np.int64]], found: Mapping[str, NDArray[Found]], names: Sequence[str]
-) -> tuple[NDArray[np.int64], dict[str, NDArray[Found]]]:
-    """The numbers of the images that all attacks of `names` saw, ascending, and what each attack found on those.
-
-    `index` holds the numbers of the images that each attack saw, ascending, `found` its verdicts or distances in that
-    order.
-    """
-    shared = reduce(np.intersect1d, (index[name] for name in names))
-    return shared, {name: found[name][np.searchsorted(index[name], shared)] for name in names}
 
 
 class Draws:

@@ -58,9 +58,9 @@ def examine(subject: Subject, settings: Mapping[str, Mapping[str, Any]]) -> list
     """The result of each check of `settings` (config/audit.yaml, or a part of it), in order.
 
     A check that needs what the subject does not have is skipped, and so is every one where it has no images; some have
-    a result for each radius. The network comes back as it was. Raises SettingError where attacks that a check compares
-    have different threat models, and AuditError for what can only be a mistake of this program, so that the run must
-    fail.
+    a result for each radius or attack. The network comes back as it was. Raises SettingError where attacks that a check
+    compares have different threat models, and AuditError for what can only be a mistake of this program, so that the
+    run must fail.
     """
     results = []
     for name, given in settings.items():

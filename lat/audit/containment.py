@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from lat.attacks import Draws, Threat, undisturbed
 from lat.audit.subject import AuditError, Skipped, Subject
-from lat.audit.verdicts import judged
+from lat.audit.verdicts import judged, lacking
 from lat.cells import seed_for
 from lat.findings import Result
 from lat.types import Images
@@ -23,7 +24,7 @@ def ball_and_box(check: str, subject: Subject, given: Mapping[str, Any]) -> list
     `run_attack` asserts it for each attack. Here every attack with verdicts is one that the run has, on images that
     there are, and what those of `attacks` that it has propose on a sample, before `run_attack` has touched it, is
     measured in NumPy and float64. value: how far the worst one lies outside, 0 where none does; threshold: `tolerance`,
-    the rounding of float32.
+    the rounding of float32; reason: those of `attacks` that the run does not have.
 
     Raises AuditError where one is not finite or lies outside by more, and where verdicts are not of the run's attacks.
     """
@@ -49,7 +50,8 @@ def ball_and_box(check: str, subject: Subject, given: Mapping[str, Any]) -> list
             if outside > given["tolerance"]:
                 raise AuditError(f"{check}: {name}: an adversarial example lies outside ball or box by {outside:.3g}")
             beyond = max(beyond, outside)
-    return judged(check, beyond, given["tolerance"], len(sample), found=False)
+    (result,) = judged(check, beyond, given["tolerance"], len(sample), found=False)
+    return [replace(result, reason=lacking(given["attacks"], names))]
 
 
 def excess(adversarial: NDArray[np.float64], x: NDArray[np.float64], threat: Threat) -> float:

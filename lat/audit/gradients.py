@@ -19,7 +19,6 @@ from lat.audit.subject import NOT_FINITE, Indices, Skipped, Subject
 from lat.audit.verdicts import judged
 from lat.cells import seed_for
 from lat.findings import Result
-from lat.types import Images, Labels, PerExample
 
 
 def converged(check: str, subject: Subject, given: Mapping[str, Any]) -> list[Result]:
@@ -73,12 +72,6 @@ def ascent_of(
     return losses, wrong
 
 
-def loss_and_gradient(model: nn.Module, x: Images, y: Labels) -> tuple[PerExample, Images]:
-    """The cross-entropy of each image, and its gradient with respect to the image."""
-    seen = Exact(model, y, cross_entropy)(x)
-    return seen.loss, seen.gradient
-
-
 def zero_gradients(check: str, subject: Subject, given: Mapping[str, Any]) -> list[Result]:
     """Zero input gradients; any: note; > 1 %: finding.
 
@@ -89,7 +82,7 @@ def zero_gradients(check: str, subject: Subject, given: Mapping[str, Any]) -> li
     zero = 0
     with undisturbed(subject.model):
         for _, x, y in subject.parts(index):
-            _, gradient = loss_and_gradient(subject.model, x, y)
+            gradient = Exact(subject.model, y, cross_entropy)(x).gradient
             zero += int(((gradient == 0) | gradient.isnan()).flatten(1).all(1).sum())
     value = zero / len(index)
     status = "found" if value > given["share"] else "noted" if zero else "passed"

@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from lat.attacks import Attack, SettingError, on_shared, sample_index
+from lat.attacks import Attack, SettingError, sample_index
+from lat.shared_images import on_shared
 from lat.types import Images, Labels
 
 Indices = NDArray[np.int64]
@@ -35,11 +36,11 @@ class Subject:
 
     model: on the device of x. x, y: all n images of the evaluated part, (n, C, H, W), and their labels. verdicts: for
     each attack the numbers of the images attacked, ascending, and for each of them whether it was robust. clean: right
-    on the image itself, all n. attacks: every attack of `verdicts`, and those that checks run themselves. classes: how
-    many the data has. seed: from which the draws of the checks' own attacks derive. reported: accuracies by attack as
-    they are reported; `worst_case` is the tables', and `all_attacks` that over every attack, beside `fixed_attacks`,
-    that over the tables' on the same images. distances: for each attack of `verdicts` that looks for the smallest
-    distance, what it found, in that order, in the norm of its threat; inf where nothing.
+    on the image itself, all n. attacks: every attack of `verdicts`, and those that checks run themselves. seed: from
+    which the draws of the checks' own attacks derive. reported: accuracies by attack as they are reported, None where
+    one is missing; `worst_case` is the tables', and `all_attacks` that over every attack, beside `fixed_attacks`, that
+    over the tables' on the same images. distances: for each attack of `verdicts` that looks for the smallest distance,
+    what it found, in that order, in the norm of its threat; inf where nothing.
     """
 
     model: nn.Module
@@ -48,9 +49,8 @@ class Subject:
     verdicts: Mapping[str, tuple[Indices, Booleans]]
     clean: Booleans
     attacks: Mapping[str, Attack]
-    classes: int
     seed: int
-    reported: Mapping[str, float] = field(default_factory=dict)
+    reported: Mapping[str, float | None] = field(default_factory=dict)
     distances: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
     def sample(self, examples: int | None) -> Indices:
@@ -73,6 +73,16 @@ class Subject:
             raise Skipped(f"{name}: this run has no such attack")
         return self.attacks[name]
 
+    @property
+    def index(self) -> dict[str, Indices]:
+        """The numbers of the images that each attack of `verdicts` saw."""
+        return {name: index for name, (index, _) in self.verdicts.items()}
+
+    @property
+    def robust(self) -> dict[str, Booleans]:
+        """What came of them."""
+        return {name: robust for name, (_, robust) in self.verdicts.items()}
+
     def present(self, names: Sequence[str]) -> list[str]:
         """Those of the attacks that have verdicts."""
         return [name for name in names if name in self.verdicts]
@@ -88,8 +98,7 @@ class Subject:
         if alike and len({self.attack(name).threat for name in names}) > 1:
             threats = ", ".join(f"{name}: {self.attack(name).threat}" for name in names)
             raise SettingError(f"{threats}; compare attacks of one norm, radius and box")
-        index = {name: both[0] for name, both in self.verdicts.items()}
-        seen, on = on_shared(index, {name: both[1] for name, both in self.verdicts.items()}, names)
+        seen, on = on_shared(self.index, self.robust, names)
         if not len(seen):
             raise Skipped(f"{', '.join(names)}: no image was attacked by all of them")
         return seen, on

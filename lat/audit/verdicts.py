@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 
-from lat.attacks import on_shared
 from lat.audit.subject import NOT_FINITE, AuditError, Booleans, Skipped, Subject, points
 from lat.findings import Result
+from lat.shared_images import on_shared, over_all
 
 
 def judged(check: str, value: float, threshold: float, n: int, *, found: bool, finite: bool = True) -> list[Result]:
@@ -27,30 +28,26 @@ def judged(check: str, value: float, threshold: float, n: int, *, found: bool, f
 def worst_case(check: str, subject: Subject, given: Mapping[str, Any]) -> list[Result]:
     """The reported worst case per example is the AND over attacks; reported above any single attack: error.
 
-    What is reported is held against the verdicts: the accuracy under every attack, and the worst case over those of
-    `attacks` that saw every image. value: the reported worst case, threshold: the lowest reported accuracy under one of
-    them, in points. Raises AuditError where a figure is not that of its verdicts, and where the worst case over all
-    attacks is above that over the fixed ones.
+    Every accuracy that is reported is held against the verdicts: under each attack, in the worst case over those of
+    `attacks` that saw every image, and, where harder attacks were run, in that over all attacks (`lat.shared_images`).
+    value: the reported worst case, threshold: the lowest reported accuracy under one of `attacks`, in points. Raises
+    AuditError where one is not that of its verdicts, or is missing.
     """
-    reported = subject.reported
-    if "worst_case" not in reported:
-        raise Skipped("no worst case is reported")
-    counted = {name: robust for name, (_, robust) in subject.verdicts.items() if name not in subject.distances}
+    counted = {name: robust for name, robust in subject.robust.items() if name not in subject.distances}
     whole = [name for name in given["attacks"] if name in counted and len(counted[name]) == len(subject.x)]
     if not whole:
         raise Skipped(f"{', '.join(given['attacks'])}: none of them saw every image")
-    counted["worst_case"] = np.logical_and.reduce([counted[name] for name in whole])
-    for name in sorted({*counted, *reported} - {"all_attacks", "fixed_attacks"}):
-        said, found = reported.get(name), float(counted[name].mean()) if name in counted else None
-        if said != found:
-            raise AuditError(f"{check}: {name} is reported as {said}, its verdicts have {found}")
-    if reported.get("all_attacks", 0.0) > reported.get("fixed_attacks", 1.0):
-        raise AuditError(
-            f"{check}: over all attacks {reported['all_attacks']} is reported, over some of them, on the same images, "
-            f"{reported['fixed_attacks']}"
-        )
-    lowest = 100 * min(reported[name] for name in whole)
-    return judged(check, 100 * reported["worst_case"], lowest, len(subject.x), found=False)
+    expected = {name: float(robust.mean()) for name, robust in counted.items()}
+    expected["worst_case"] = float(np.logical_and.reduce([counted[name] for name in whole]).mean())
+    if "all_attacks" in subject.reported:
+        threats = {name: subject.attack(name).threat for name in subject.verdicts}
+        _, found = over_all(subject.index, subject.robust, threats, given["attacks"], len(subject.x))
+        expected |= {"all_attacks": found["worst_case"], "fixed_attacks": found["fixed_attacks"]}
+    for name in sorted({*expected, *subject.reported}):
+        if (said := subject.reported.get(name)) != expected.get(name):
+            raise AuditError(f"{check}: {name} is reported as {said}, its verdicts have {expected.get(name)}")
+    lowest = 100 * min(expected[name] for name in whole)
+    return judged(check, 100 * expected["worst_case"], lowest, len(subject.x), found=False)
 
 
 def single_step(check: str, subject: Subject, given: Mapping[str, Any]) -> list[Result]:
@@ -98,14 +95,20 @@ def falls_with_radius(check: str, subject: Subject, given: Mapping[str, Any]) ->
 def large_ball(check: str, subject: Subject, given: Mapping[str, Any]) -> list[Result]:
     """A large ball breaks everything (PGD, alpha = eps / 10); finding when accuracy > chance at eps .5, > 0 at eps 1.
 
-    One result for the attack `chance` and one for `nothing`, on the images that each saw. value: the accuracy.
+    All balls of radius 0.5 hold the grey image, and all of radius 1 every image: at `chance` a network keeps no more
+    than the images of one class, and at `nothing` none, as long as it has two. One result for each, on the images that
+    the attack saw. value: the accuracy, threshold: at `chance` the share of the most frequent class among them. It is
+    noted where it is above that by no more than `points`, which one start of an attack may miss.
     """
     results = []
-    for name, limit in ((given["chance"], 100 / subject.classes), (given["nothing"], 0.0)):
+    for name, most in ((given["chance"], 1), (given["nothing"], 0)):
         seen, on = subject.common([name])
+        rows = torch.from_numpy(seen).to(subject.y.device)
+        limit = most * 100 * int(subject.y[rows].bincount().max()) / len(seen)
         left = points(on[name])
+        status = "found" if left > limit + given["points"] else "noted" if left > limit else "passed"
         radius = f"{subject.attack(name).threat.ball:g}"
-        results += judged(f"{check}@{radius}", left, limit, len(seen), found=left > limit)
+        results.append(Result(f"{check}@{radius}", status, left, limit, len(seen)))
     return results
 
 
@@ -147,17 +150,17 @@ def noise_alone(check: str, subject: Subject, given: Mapping[str, Any]) -> list[
         if name != noise and subject.attack(name).threat == subject.attack(noise).threat:
             alone = np.setdiff1d(alone, index[~robust])
     (result,) = judged(check, len(alone), given["images"], len(seen), found=len(alone) > given["images"])
-    return [replace(result, reason=_lacking(subject, given["others"]))]
+    return [replace(result, reason=lacking(given["others"], subject.verdicts))]
 
 
 def smaller_distances(check: str, subject: Subject, given: Mapping[str, Any]) -> list[Result]:
     """Attacks that look for the smallest distance in other ways do not find smaller ones; finding when they do for
-    > 5 % of the images.
+    more than one image and > 5 % of them.
 
     One result for each attack of `others`, on the images that it and `attack` saw and that are right as they are.
     value: the share of these for which it finds a distance smaller than that of `attack` by more than the share
-    `closer` of it, or any where `attack` found none. (This project's own: what another search undercuts is no smallest
-    distance.)
+    `closer` of it, or any where `attack` found none; of at least `images` images for a finding. (This project's own:
+    what another search undercuts is no smallest distance.)
     """
     name, results = given["attack"], []
     if name not in subject.distances or not any(other in subject.distances for other in given["others"]):
@@ -168,15 +171,15 @@ def smaller_distances(check: str, subject: Subject, given: Mapping[str, Any]) ->
             results.append(_skipped(own, f"{other}: no distances"))
             continue
         seen, _ = subject.common((name, other))
-        index = {one: subject.verdicts[one][0] for one in (name, other)}
-        _, on = on_shared(index, subject.distances, (name, other))
+        _, on = on_shared(subject.index, subject.distances, (name, other))
         right = subject.clean[seen]
         if not right.any():
             results.append(_skipped(own, f"no image of {len(seen)} is right as it is"))
             continue
         closer = on[other][right] < (1 - given["closer"]) * on[name][right]
         value = float(closer.mean())
-        results += judged(own, value, given["share"], int(right.sum()), found=value > given["share"])
+        found = value > given["share"] and int(closer.sum()) >= given["images"]
+        results += judged(own, value, given["share"], int(right.sum()), found=found)
     return results
 
 
@@ -184,7 +187,7 @@ def _skipped(check: str, reason: str) -> Result:
     return Result(check, "skipped", math.nan, math.nan, None, reason)
 
 
-def _lacking(subject: Subject, names: Sequence[str]) -> str:
-    """Which of the attacks were not run, in words; empty where all were."""
-    absent = [name for name in names if name not in subject.verdicts]
+def lacking(names: Sequence[str], known: Collection[str]) -> str:
+    """Which of the attacks were not run, `known` being those that were, in words; empty where all were."""
+    absent = [name for name in names if name not in known]
     return f"not run: {', '.join(absent)}" if absent else ""

@@ -87,7 +87,8 @@ class Source:
     def _compare(self, claim: Mapping[str, Any], pair: Pair, scale: Scale, reading: str) -> Comparison:
         parts = [self._part(claim, column, pair, scale, reading) for column in claim["columns"]]
         found = compared(claim["quantifier"], pair["subject"]["row"], _label(pair["reference"]), parts)
-        measured = [side for side in (pair["subject"], pair["reference"]) if not _is_printed(side)]
+        attacked = any(column != "clean" for column in claim["columns"])
+        measured = [side for side in (pair["subject"], pair["reference"]) if attacked and not _is_printed(side)]
         doubts = [self._doubt(side, scale, reading) for side in measured]
         return replace(found, doubts=tuple(doubt for doubt in doubts if doubt))
 

@@ -112,12 +112,10 @@ def audit(options: argparse.Namespace) -> int:
     from lat import bars, experiment, findings
 
     job, what = job_of(options, run, entry, "audit"), f"audit {entry.name}@{entry.scale}, seed {options.seed}"
-    results: list[findings.Result] = []
     checks = run.audits[entry.scale].checks_of(options.seed)
-    with leased(options, what) as device, bars.of_lines(len(checks), "check") as say:
+    with leased(options, what) as device, bars.of_lines(None, "result") as say:
 
         def tell(result: findings.Result) -> None:
-            results.append(result)
             say(f"{result.check:<17} {result.status:<7} {findings.words(result, checks)}")
 
         files = experiment.Audited.of(run, folder, entry, options.seed)

@@ -82,7 +82,6 @@ def _audit(
         verdicts={name: (step.index[name], step.verdicts[name]) for step in found for name in step.verdicts},
         clean=found[0].clean,
         attacks=given,
-        classes=images.classes,
         seed=own_seed(job.cell, job.seed, "audit"),
         distances={name: distance for step in found for name, distance in step.distances.items()},
         reported=reported(*(record for record, _ in before)),
@@ -113,11 +112,12 @@ def _audit(
     return made
 
 
-def reported(attacked: Record, harder: Record | None = None) -> dict[str, float]:
+def reported(attacked: Record, harder: Record | None = None) -> dict[str, float | None]:
     """The accuracies that the records of the attacks report, by attack, as an audit's subject names them."""
-    found = {figure.attack: figure.value for figure in harder.figures if figure.metric == ROBUST} if harder else {}
-    if "worst_case" in found:
-        found["all_attacks"] = found.pop("worst_case")
+    found: dict[str, float | None] = {}
+    if harder:
+        found |= {figure.attack: figure.value for figure in harder.figures if figure.metric == ROBUST}
+        found |= {"all_attacks": found.pop("worst_case", None), "fixed_attacks": found.get("fixed_attacks")}
     return found | {figure.attack: figure.value for figure in attacked.figures if figure.metric == ROBUST}
 
 

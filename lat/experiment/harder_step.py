@@ -13,9 +13,9 @@ from lat.collection import SURROGATE, Folder
 from lat.environment import prepare_torch
 from lat.experiment.attack_step import attack_figures, told
 from lat.experiment.job import Job, Report, at_once, file_digest, network_of, record_of
-from lat.findings import ENOUGH
 from lat.ledger import Figure, LedgerError, Record
 from lat.runs import FIXED_ATTACKS, TRANSFER, Entry, Run
+from lat.shared_images import over_all
 
 
 @dataclass(frozen=True)
@@ -120,18 +120,10 @@ def sampled(attack: attacks.Attack, most: int | None) -> attacks.Attack:
 def worst_figures(
     before: evaluation.Evaluation, found: evaluation.Evaluation, given: Mapping[str, attacks.Attack]
 ) -> list[Figure]:
-    """The worst case over every attack, before and now, in the threat model of the fixed ones that saw ENOUGH images,
-    on those that all of them saw; and, on the same images, that over the fixed attacks alone. `given` are the attacks.
+    """The worst case over all attacks, before and now, and that over the fixed ones on the same images, as
+    `lat.shared_images` has them. `given` are the attacks.
     """
+    threats = {name: attack.threat for name, attack in given.items()}
     index, verdicts = {**before.index, **found.index}, {**before.verdicts, **found.verdicts}
-    seen = [name for name in verdicts if len(index[name]) >= min(ENOUGH, len(before.clean))]
-    fixed = [name for name in FIXED_ATTACKS if name in seen]
-    if not fixed:
-        return []
-    names = [name for name in seen if given[name].threat == given[fixed[0]].threat]
-    shared, on = attacks.on_shared(index, verdicts, names)
-    parts = {"worst_case": names, "fixed_attacks": [name for name in fixed if name in names]}
-    return [
-        Figure("robust_accuracy", float(evaluation.worst_case(on, part).mean()), n=len(shared), attack=name)
-        for name, part in parts.items()
-    ]
+    n, values = over_all(index, verdicts, threats, FIXED_ATTACKS, len(before.clean))
+    return [Figure("robust_accuracy", value, n=n, attack=name) for name, value in values.items()]

@@ -36,13 +36,12 @@ def written(
     return Subject(
         model=nn.Flatten(),
         x=torch.zeros(n, 1, 1, 2),
-        y=torch.zeros(n, dtype=torch.int64),
+        y=torch.arange(n) % 10,
         verdicts={
             name: (np.array(i, dtype=np.int64), np.array(v, dtype=np.bool_)) for name, (i, v) in verdicts.items()
         },
         clean=np.ones(n, dtype=np.bool_),
         attacks=ATTACKS,
-        classes=10,
         seed=0,
         reported=reported({name: np.array(v, dtype=np.bool_) for name, (_, v) in verdicts.items()}, n),
         distances={name: np.array(d, dtype=np.float32) for name, d in (distances or {}).items()},
@@ -60,7 +59,7 @@ def asked(model: nn.Module, x: Tensor, y: Tensor, attacks: Mapping[str, Attack] 
     """A subject without verdicts, whose network the checks ask."""
     with torch.no_grad():
         clean = (model(x).argmax(1) == y).numpy()
-    return Subject(model, x, y, {}, clean, ATTACKS if attacks is None else attacks, 10, 0)
+    return Subject(model, x, y, {}, clean, ATTACKS if attacks is None else attacks, 0)
 
 
 def evaluated(model: nn.Module, x: Tensor, y: Tensor, names: Sequence[str]) -> Subject:
@@ -69,7 +68,7 @@ def evaluated(model: nn.Module, x: Tensor, y: Tensor, names: Sequence[str]) -> S
     found = evaluate(model, x, y, attacks, seed=0)
     verdicts = {name: (found.index[name], robust) for name, robust in found.verdicts.items()}
     told = reported({name: v for name, v in found.verdicts.items() if name not in found.distances}, len(x))
-    return Subject(model, x, y, verdicts, found.clean, attacks, 10, 0, told, found.distances)
+    return Subject(model, x, y, verdicts, found.clean, attacks, 0, told, found.distances)
 
 
 def two_scores(score: Tensor) -> Tensor:

@@ -125,5 +125,5 @@ def test_transfer_finds_what_a_staircase_hides(undefended: Trained) -> None:
     verdicts = {"pgd_restarts": (index, restarts), "transfer": (index, robust)}
     attacks = {**subject.attacks, "transfer": transfer}
     settings = {"gradient_free": SETTINGS["gradient_free"] | {"needed": ["pgd_restarts"]}}
-    *_, result = examine(type(subject)(masked, x, y, verdicts, subject.clean, attacks, 10, 0), settings)
+    *_, result = examine(type(subject)(masked, x, y, verdicts, subject.clean, attacks, 0), settings)
     assert (result.check, result.status) == ("gradient_free@transfer", "found") and result.value > 10

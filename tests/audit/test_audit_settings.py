@@ -43,6 +43,7 @@ def test_the_thresholds_are_those_that_the_project_set_itself() -> None:
         "more_restarts": 0.5,
         "margin_restarts": 0.5,
         "falls_with_radius": 0.2,
+        "large_ball": 0.5,
         "gradient_free": 0.2,
         "scaled_logits": 1.0,
         "fresh_draws": 1.0,

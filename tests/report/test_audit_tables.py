@@ -33,13 +33,14 @@ def told(tmp_path: Path, made: Callable[..., Any], written: Callable[..., Plan])
         diverged: Any = (),
         more: Any = (),
         twin: str = "",
+        harder: int | None = None,
+        steps: tuple[str, ...] = ("train", "attack", "harder", "audit"),
         reasons: Mapping[tuple[str, int], Mapping[str, str]] = MappingProxyType({}),
     ) -> dict[str, Any]:
         run = made(cells=["dnn", "fc_4", *more], scales=[("calibrated", 12, 2)])
         plan = written(run, tmp_path, diverged=diverged)
-        plan = Plan(
-            plan.name, plan.config, plan.scales, plan.slugs, {"calibrated": ("train", "attack", "harder", "audit")}
-        )
+        reached = {} if harder is None else {"calibrated": harder}
+        plan = replace(plan, steps={"calibrated": steps}, harder=reached)
         if twin:  # a second name of that cell
             scale = replace(plan.scales[0], cells=(*plan.scales[0].cells, "twin"))
             slugs = {**plan.slugs, ("calibrated", "twin"): plan.slugs["calibrated", twin]}
@@ -208,17 +209,30 @@ def test_a_cell_whose_audited_seeds_diverged_says_so(told: Callable[..., dict[st
     lost = {("dnn", "calibrated", 0)}
     scale = told(("dnn", 0, "zero_gradients", "found", 1.0, 1000), diverged=lost)["scales"][0]
     assert [line["reason"] for line in scale["lines"]] == ["diverged (1 of 1 audited seeds)", "failed or unfinished"]
-    assert (scale["seeds"], scale["of_seeds"]) == (0, 2)
+    assert [line["lacking"] for line in scale["lines"]] == [1, 2]
 
 
-def test_a_scale_says_how_many_seeds_were_attacked_harder(told: Callable[..., dict[str, Any]]) -> None:
-    """The cheap checks, made on every seed, do not count."""
+def test_a_scale_says_how_many_seeds_the_run_attacks_harder(told: Callable[..., dict[str, Any]]) -> None:
+    """Whatever of them is there."""
     checked = [("dnn", seed, "zero_gradients", "passed", 0.0, 1000) for seed in (0, 1)]
-    one = told(*checked, ("dnn", 0, "square", "robust_accuracy", 0.5, 1000))
-    assert (one["scales"][0]["seeds"], one["scales"][0]["of_seeds"]) == (1, 2)
-    two = told(*checked, *[("dnn", seed, "square", "robust_accuracy", 0.5, 1000) for seed in (0, 1)])
-    assert (two["scales"][0]["seeds"], two["scales"][0]["of_seeds"]) == (2, 2)
-    assert told(*checked)["scales"][0]["seeds"] == 0
+    for reached, said in ((1, 1), (None, 2)):
+        scale = told(*checked, harder=reached)["scales"][0]
+        assert (scale["harder"], scale["seeds"], scale["of_seeds"]) == (True, said, 2)
+    without = told(*checked, steps=("train", "attack", "audit"))["scales"][0]
+    assert (without["harder"], without["seeds"]) == (False, 0)
+    assert [line["unattacked"] for line in without["lines"]] == ["", ""]
+
+
+def test_an_audit_that_is_missing_is_told_though_others_are_there(told: Callable[..., dict[str, Any]]) -> None:
+    """One that failed must not leave what the harder attacks found standing as if it had been checked."""
+    lines = told(
+        ("dnn", 0, "square", "robust_accuracy", 0.5, 1000),
+        ("dnn", 1, "zero_gradients", "passed", 0.0, 1000),
+        ("fc_4", 0, "square", "robust_accuracy", 0.5, 1000),
+    )["scales"][0]["lines"]
+    assert [(line["reason"], line["lacking"]) for line in lines] == [("", 1), ("failed or unfinished", 2)]
+    nothing = told(("dnn", 0, "zero_gradients", "passed", 0.0, 1000))["scales"][0]["lines"]
+    assert [line["unattacked"] for line in nothing] == ["failed or unfinished"] * 2
 
 
 def test_a_finding_counts_the_seeds_in_which_its_check_was_made(told: Callable[..., dict[str, Any]]) -> None:
@@ -241,6 +255,7 @@ def test_a_row_whose_seed_for_harder_attacks_diverged_says_so(told: Callable[...
         ("dnn", 0, "square", "robust_accuracy", 0.1, 1000),
         ("dnn", 1, "zero_gradients", "passed", 0.0, 1000),
         ("fc_4", 0, "square", "robust_accuracy", 0.5, 1000),
+        ("fc_4", 0, "zero_gradients", "passed", 0.0, 1000),
         diverged={("dnn", "calibrated", 0)},
     )["scales"][0]["lines"]
     assert [(line["reason"], line["unattacked"]) for line in lines] == [
@@ -250,7 +265,7 @@ def test_a_row_whose_seed_for_harder_attacks_diverged_says_so(told: Callable[...
     assert [line["attacks"]["square"] for line in lines] == ["", "50.0"]
 
 
-def test_a_scale_without_cells_has_no_audited_seeds(
+def test_a_scale_without_cells_has_no_lines(
     tmp_path: Path, made: Callable[..., Any], written: Callable[..., Plan]
 ) -> None:
     plan = written(made(cells=["dnn"], scales=[("calibrated", 12, 2)]), tmp_path)
@@ -258,7 +273,7 @@ def test_a_scale_without_cells_has_no_audited_seeds(
         plan, scales=(replace(plan.scales[0], cells=()),), steps={"calibrated": ("train", "attack", "harder", "audit")}
     )
     (scale,) = audit_tables.summary(read_ledger(tmp_path / "ledger.csv"), empty, LABELS, SETTINGS)["scales"]
-    assert (scale["seeds"], scale["lines"]) == (0, [])
+    assert scale["lines"] == []
 
 
 def test_a_seed_that_diverged_in_another_step_is_out() -> None:

@@ -381,3 +381,11 @@ def test_what_the_audit_found_against_gradients_stands_beside_a_verdict_and_deci
     for told in (before, after, *before["comparisons"], *after["comparisons"]):
         del told["doubts"]
     assert before == after
+
+
+def test_clean_accuracy_is_doubted_by_no_check_of_gradients(tmp_path: Path) -> None:
+    values = {("a", "one"): above(*SURE), ("b", "one"): FLAT}
+    found = judge(
+        tmp_path, [claim("x", "AB", columns=["clean"])], values, audited={("a", "one", 0, "large_ball@1"): "found"}
+    )
+    assert found["x"]["by"][0]["doubts"] == []

@@ -16,7 +16,7 @@ from small_run import made_record, scale, small_run
 
 from lat import attacks, evaluation, experiment
 from lat.audit import AuditError
-from lat.collection import Folder, checked, collect, export, jobs, needs_weights, restore
+from lat.collection import Folder, checked, collect, export, jobs, needs_weights, put_back, restore
 from lat.experiment import Attacked, Audited, Job
 from lat.experiment.harder_step import worst_figures
 from lat.ledger import Figure, LedgerError, Record, read_records
@@ -147,7 +147,7 @@ def test_harder_attacks_on_a_sample_see_the_same_images_of_every_network(
 def test_an_audited_run_is_exported_put_back_and_derived_again(
     run: Run, done: Folder, tmp_path: Path, digits_root: Path
 ) -> None:
-    export(run, done, tmp_path / "kept")
+    assert export(run, done, tmp_path / "kept") == 4, "each network's weights once"
     lines = list(experiment.rederive(run, tmp_path / "kept", digits_root, 99))
     assert len(lines) == 16
     assert all(equal for _, equal in lines)
@@ -201,6 +201,11 @@ def test_an_altered_figure_of_an_audit_comes_out_different(
         ("audit", lambda r: replace(r, inputs={**r.inputs, "weights": "f" * 64}), "looked at weights ffffffff"),
         ("audit", lambda r: replace(r, sources="0" * 64), "made by code with digest 00000000"),
         ("audit", lambda r: replace(r, settings={}), "settings {}"),
+        (
+            "audit",
+            lambda r: replace(r, inputs={k: v for k, v in r.inputs.items() if k != "harder"}),
+            "looked at other steps of attacks than the run has",
+        ),
         ("harder", lambda r: replace(r, inputs={**r.inputs, "attacked": "f" * 64}), "looked at attacked ffffffff"),
         (
             "harder",
@@ -244,20 +249,32 @@ def test_an_attack_step_that_does_not_fit_is_refused_before_anything_is_computed
         assert sorted(place.name for place in tmp_path.iterdir()) == ["attack.json"], "nothing was computed"
 
 
-@pytest.mark.parametrize("attack", ["worst_case", "pgd", "mi_fgsm"])
+@pytest.mark.parametrize(
+    ("step", "attack", "said"),
+    [
+        ("attack", "worst_case", "worst_case"),
+        ("attack", "pgd", "pgd"),
+        ("harder", "mi_fgsm", "mi_fgsm"),
+        ("harder", "worst_case", "all_attacks"),
+        ("harder", "fixed_attacks", "fixed_attacks"),
+    ],
+)
 def test_a_figure_that_is_not_that_of_the_verdicts_fails_the_audit(
-    run: Run, done: Folder, tmp_path: Path, digits_root: Path, attack: str
+    run: Run, done: Folder, tmp_path: Path, digits_root: Path, step: str, attack: str, said: str
 ) -> None:
-    """The record of the attacks says an image more than their verdicts do."""
-    entry = run.entry("dnn")
-    step, field = ("harder", "harder") if attack == "mi_fgsm" else ("attack", "attacked")
+    """The record of the attacks says an image more than their verdicts do, or leaves it out."""
+    entry, field = run.entry("dnn"), {"attack": "attacked", "harder": "harder"}[step]
     files = replace(Audited.of(run, done, entry, 0), record=tmp_path / "r.json")
     place = replace(getattr(files, field), record=tmp_path / "altered.json")
     record = Record.read(done.record(entry, 0, step))
-    figures = tuple(replace(f, value=f.value + 1 / 360) if f.attack == attack else f for f in record.figures)
-    replace(record, figures=figures).write(place.record)
-    with pytest.raises(AuditError, match=rf"{attack} is reported as [\d.]+, its verdicts have [\d.]+"):
-        experiment.audit_cell(Job.of(run, entry, 0, "audit", digits_root), run, entry, replace(files, **{field: place}))
+    more = tuple(replace(f, value=f.value + 1 / 360) if f.attack == attack else f for f in record.figures)
+    fewer = tuple(f for f in record.figures if f.attack != attack)
+    for figures, figure in ((more, r"[\d.]+"), (fewer, "None")):
+        replace(record, figures=figures).write(place.record)
+        with pytest.raises(AuditError, match=rf"{said} is reported as {figure}, its verdicts have [\d.]+"):
+            experiment.audit_cell(
+                Job.of(run, entry, 0, "audit", digits_root), run, entry, replace(files, **{field: place})
+            )
     assert not files.record.exists()
 
 
@@ -357,9 +374,25 @@ def test_harder_attacks_and_all_checks_may_reach_the_first_seeds_alone(
     assert all(len(everyone.steps(e, 1)) == 4 for e in everyone.entries)
 
 
-def test_an_audit_without_attacks_of_its_own_has_no_harder_step() -> None:
+def test_an_audit_without_attacks_of_its_own_has_no_harder_step_and_takes_no_record_that_saw_one(
+    run: Run, done: Folder, tmp_path: Path
+) -> None:
     quick = audited(audit=AUDIT | {"attacks": [], "transfer": None})
-    assert quick.steps(quick.entry("dnn"), 0) == ("train", "attack", "audit")
+    entry = quick.entry("dnn")
+    assert quick.steps(entry, 0) == ("train", "attack", "audit")
+    with pytest.raises(LedgerError, match="looked at other steps of attacks than the run has"):
+        checked(quick, (entry, 0, "audit"), done.record(entry, 0, "audit"))
+    export(run, done, tmp_path)
+    assert restore(quick, tmp_path, Folder(tmp_path / "quick")) == (8, 8), "neither harder attacks nor their audits"
+
+
+def test_an_imported_record_stands_whenever_weights_beside_it_were_made(run: Run, done: Folder, tmp_path: Path) -> None:
+    export(run, done, tmp_path)
+    folder, entry = Folder(tmp_path / "run"), run.entry("dnn")
+    restore(run, tmp_path, folder)
+    for step in ("attack", "harder", "audit"):
+        assert needs_weights(run, folder, entry, 0, step) and put_back(run, folder, (entry, 0, step))
+        assert not put_back(run, done, (entry, 0, step)), "it was made here"
 
 
 @pytest.mark.parametrize(

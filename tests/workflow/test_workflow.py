@@ -290,6 +290,9 @@ def test_an_imported_run_is_finished_with_and_without_its_weights(project: Proje
     project.snakemake()
     assert (project.root / LEDGER).read_bytes() == ledger
     assert "Nothing to be done" in project.snakemake()
+    (weights,) = (project.root / "results/tiny/weights").rglob("*.safetensors")
+    os.utime(weights)
+    assert not project.planned(), "what was imported stands though another step needed the weights later"
 
 
 def own_mirror(place: Path, seed: int) -> Path:

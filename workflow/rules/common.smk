@@ -99,25 +99,30 @@ def settings_of(step):
     return found
 
 
-def weights_of(step):
-    """The weights that a step looks at; none where an imported record has what the run asks for and its weights were
-    not kept.
+def networks_of(step, others):
+    """The weights that a step of a cell looks at, its own and those of `others`, as a function of a job's wildcards;
+    none where an imported record has what the run asks for and its weights were not kept. Such a record stands though
+    weights that another step needs are newer.
     """
 
     def found(wildcards):
         entry, seed = RUN.entry(wildcards.slug), int(wildcards.seed)
-        needed = collection.needs_weights(RUN, FOLDER, entry, seed, step, DATA)
-        return FOLDER.weights(entry, seed) if needed else []
+        if not collection.needs_weights(RUN, FOLDER, entry, seed, step, DATA):
+            return []
+        paths = [FOLDER.weights(*network) for network in others(entry, seed)]
+        return ancient(paths) if collection.put_back(RUN, FOLDER, (entry, seed, step), DATA) else paths
 
     return found
 
 
-def surrogate_weights(wildcards):
-    """The weights of the networks that a cell's transferred attacks are made on; none where no weights are needed."""
-    entry, seed = RUN.entry(wildcards.slug), int(wildcards.seed)
-    if not weights_of("harder")(wildcards):
-        return []
-    return [FOLDER.weights(*pair) for pair in RUN.surrogates(entry, seed).values()]
+def weights_of(step):
+    """The weights of the network that a step looks at."""
+    return networks_of(step, lambda entry, seed: [(entry, seed)])
+
+
+def surrogates_of(step):
+    """The weights of the networks that a cell's transferred attacks are made on."""
+    return networks_of(step, lambda entry, seed: RUN.surrogates(entry, seed).values())
 
 
 def files_before_audit(wildcards):

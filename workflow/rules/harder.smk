@@ -5,7 +5,7 @@ rule harder:
         weights=weights_of("harder"),
         attack=FOLDER.root / "records/{slug}/seed{seed}.attack.json",
         attacked=FOLDER.root / "verdicts/{slug}/seed{seed}.npz",
-        surrogates=surrogate_weights,
+        surrogates=surrogates_of("harder"),
     output:
         record=FOLDER.root / "records/{slug}/seed{seed}.harder.json",
         verdicts=FOLDER.root / "harder/{slug}/seed{seed}.npz",
