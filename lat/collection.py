@@ -190,18 +190,9 @@ def _check_file(run: Run, record: Record, folder: Folder) -> None:
         _check_digest(record, "weights", path)
 
 
-def needs_weights(
-    run: Run, folder: Folder, entry: Entry, seed: int, step: str = "attack", data: Digest | None = None
-) -> bool:
-    """Whether a step of (entry, seed) after training needs the weights: not where none are there and its record was
-    `put_back`.
-    """
-    return folder.weights(entry, seed).exists() or not put_back(run, folder, (entry, seed, step), data)
-
-
 def put_back(run: Run, folder: Folder, job: tuple[Entry, int, str], data: Digest | None = None) -> bool:
-    """Whether the record of a job was imported and is what the run asks for, of the `data` that is prepared: it stands,
-    whenever weights beside it were made.
+    """Whether the record of a job was imported and is what the run asks for, of the `data` that is prepared. It needs
+    no weights then, and stands whenever those that are there were made.
     """
     try:
         return checked(run, job, folder.record(*job), data).imported
@@ -224,7 +215,11 @@ def kept(run: Run, folder: Folder) -> list[tuple[Entry, int]]:
         if keep[entry.scale] == "all" or (entry.name in keep[entry.scale] and seed == 0)
     }
     ordered = sorted(found.values(), key=lambda pair: (run.entries.index(pair[0]), pair[1]))
-    return [(entry, seed) for entry, seed in ordered if needs_weights(run, folder, entry, seed)]
+    return [
+        (entry, seed)
+        for entry, seed in ordered
+        if folder.weights(entry, seed).exists() or not put_back(run, folder, (entry, seed, "attack"))
+    ]
 
 
 def export(run: Run, folder: Folder, target: Path) -> int:

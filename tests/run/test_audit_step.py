@@ -16,7 +16,7 @@ from small_run import made_record, scale, small_run
 
 from lat import attacks, evaluation, experiment
 from lat.audit import AuditError
-from lat.collection import Folder, checked, collect, export, jobs, needs_weights, put_back, restore
+from lat.collection import Folder, checked, collect, export, jobs, put_back, restore
 from lat.experiment import Attacked, Audited, Job
 from lat.experiment.harder_step import worst_figures
 from lat.ledger import Figure, LedgerError, Record, read_records
@@ -158,9 +158,6 @@ def test_an_audited_run_is_exported_put_back_and_derived_again(
     kept, back = (Record.read(place.record(entry, 1, "audit")) for place in (done, again))
     assert kept.reasons == back.reasons != {}
     assert again.verdicts(entry, 1, "harder").read_bytes() == done.verdicts(entry, 1, "harder").read_bytes()
-    again.weights(entry, 1).unlink()
-    assert not needs_weights(run, again, entry, 1, "harder")
-    assert not needs_weights(run, again, entry, 1, "audit")
 
 
 def test_every_record_put_back_is_newer_than_all_that_its_step_looks_at(run: Run, done: Folder, tmp_path: Path) -> None:
@@ -391,7 +388,7 @@ def test_an_imported_record_stands_whenever_weights_beside_it_were_made(run: Run
     folder, entry = Folder(tmp_path / "run"), run.entry("dnn")
     restore(run, tmp_path, folder)
     for step in ("attack", "harder", "audit"):
-        assert needs_weights(run, folder, entry, 0, step) and put_back(run, folder, (entry, 0, step))
+        assert put_back(run, folder, (entry, 0, step))
         assert not put_back(run, done, (entry, 0, step)), "it was made here"
 
 

@@ -11,7 +11,7 @@ import pytest
 from small_run import contents, finished, made_record, scale, small_run
 
 from lat import runs
-from lat.collection import Digest, Folder, collect, data_changed, export, jobs, needs_weights, restore
+from lat.collection import Digest, Folder, collect, data_changed, export, jobs, put_back, restore
 from lat.ledger import LedgerError, Record, read_records
 from lat.runs import Run
 
@@ -313,26 +313,24 @@ def test_every_record_put_back_is_newer_than_its_weights(run: Run, folder: Folde
         assert again.record(entry, seed, step).stat().st_mtime_ns >= again.weights(entry, seed).stat().st_mtime_ns
 
 
-# What an attack needs
+# What needs no weights
 
 
-def test_an_attack_needs_weights_unless_an_imported_record_makes_it_needless(run: Run, folder: Folder) -> None:
+def test_an_imported_record_that_is_what_the_run_asks_for_needs_no_weights(run: Run, folder: Folder) -> None:
     entry = run.entry("fc_4")
-    path = folder.record(entry, 0, "attack")
-    assert needs_weights(run, folder, entry, 0)
-    folder.weights(entry, 0).unlink()
-    assert needs_weights(run, folder, entry, 0), "a record of this project's own run can be made again"
+    job, path = (entry, 0, "attack"), folder.record(entry, 0, "attack")
+    assert not put_back(run, folder, job), "a record of this project's own run can be made again"
     alter(path, lambda r: replace(r, imported=True))
-    assert not needs_weights(run, folder, entry, 0)
-    assert needs_weights(run, folder, entry, 1)
-    assert not needs_weights(run, folder, entry, 0, data=prepared("a" * 64, "d" * 64))
-    assert needs_weights(run, folder, entry, 0, data=prepared("d" * 64, "a" * 64)), "nor one of other data"
+    assert put_back(run, folder, job)
+    assert not put_back(run, folder, (entry, 1, "attack"))
+    assert put_back(run, folder, job, prepared("a" * 64, "d" * 64))
+    assert not put_back(run, folder, job, prepared("d" * 64, "a" * 64)), "nor one of other data"
     alter(path, lambda r: replace(r, settings={}))
-    assert needs_weights(run, folder, entry, 0), "an imported record of other settings is no use"
+    assert not put_back(run, folder, job), "an imported record of other settings is no use"
     path.write_text(json.dumps({"cell": {}}))
-    assert needs_weights(run, folder, entry, 0), "nor is a damaged one"
+    assert not put_back(run, folder, job), "nor is a damaged one"
     path.unlink()
-    assert needs_weights(run, folder, entry, 0)
+    assert not put_back(run, folder, job)
 
 
 def test_a_record_that_is_made_by_hand_is_the_jobs_own(run: Run) -> None:

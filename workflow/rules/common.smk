@@ -100,17 +100,16 @@ def settings_of(step):
 
 
 def networks_of(step, others):
-    """The weights that a step of a cell looks at, its own and those of `others`, as a function of a job's wildcards;
-    none where an imported record has what the run asks for and its weights were not kept. Such a record stands though
-    weights that another step needs are newer.
+    """The weights that a step of a cell looks at, its own and those of `others`, as a function of a job's wildcards. An
+    imported record that has what the run asks for needs none, and stands whenever those that are there were made.
     """
 
     def found(wildcards):
         entry, seed = RUN.entry(wildcards.slug), int(wildcards.seed)
-        if not collection.needs_weights(RUN, FOLDER, entry, seed, step, DATA):
-            return []
         paths = [FOLDER.weights(*network) for network in others(entry, seed)]
-        return ancient(paths) if collection.put_back(RUN, FOLDER, (entry, seed, step), DATA) else paths
+        if collection.put_back(RUN, FOLDER, (entry, seed, step), DATA):
+            return [ancient(str(path)) for path in paths if path.exists()]
+        return paths
 
     return found
 
