@@ -13,7 +13,7 @@ from lat.cells import own_seed
 from lat.collection import Folder
 from lat.environment import prepare_torch
 from lat.experiment.harder_step import Attacked
-from lat.experiment.job import Job, file_digest, network_of, record_of
+from lat.experiment.job import Job, network_of, record_of
 from lat.ledger import Figure, Record
 from lat.runs import TRANSFER, Entry, Run
 
@@ -68,8 +68,9 @@ def _audit(
 ) -> Record:
     started = time.perf_counter()
     images = data.load(job.cell.dataset, run.part, job.data_root, job.images)
-    before = [place.load() for place in (files.attacked, files.harder) if place]
-    found = [step for _, step in before]
+    places = {"attacked": files.attacked, "harder": files.harder}
+    before = {key: place.load() for key, place in places.items() if place}
+    records, found = [record for record, _ in before.values()], [step for _, step in before.values()]
     model, plan = network_of(job, files.attacked.weights, images), run.audits[entry.scale]
     x, y = data.tensors(images, job.device)
     given = attacks.from_settings({**run.attacks, **plan.attacks})
@@ -84,7 +85,7 @@ def _audit(
         attacks=given,
         seed=own_seed(job.cell, job.seed, "audit"),
         distances={name: distance for step in found for name, distance in step.distances.items()},
-        reported=reported(*(record for record, _ in before)),
+        reported=reported(*records),
     )
     checks = plan.checks_of(job.seed)
     results: list[audit.Result] = []
@@ -96,14 +97,13 @@ def _audit(
     made = record_of(
         job,
         "audit",
-        diverged=any(record.status == "diverged" for record, _ in before),
+        diverged=any(record.status == "diverged" for record in records),
         figures=tuple(check_figures(results)),
         settings=run.settings(entry, job.seed, "audit"),
         inputs={
             "data": images.digest,
-            "weights": file_digest(files.attacked.weights),
-            "attacked": file_digest(files.attacked.verdicts),
-            **({"harder": file_digest(files.harder.verdicts)} if files.harder else {}),
+            "weights": records[0].inputs["weights"],
+            **{key: record.inputs["verdicts"] for key, (record, _) in before.items()},
         },
         started=started,
         reasons={result.check: result.reason for result in results if result.reason},

@@ -79,7 +79,7 @@ def _attack_harder(
     started = time.perf_counter()
     record, verdicts = paths
     images = data.load(job.cell.dataset, run.part, job.data_root, job.images)
-    _, before = files.load()
+    attacked, before = files.load()
     model, plan = network_of(job, files.weights, images), run.audits[entry.scale]
     others = {name: network_of(job, path, images) for name, path in surrogates.items()}
     x, y = data.tensors(images, job.device)
@@ -99,8 +99,8 @@ def _attack_harder(
         settings=run.settings(entry, job.seed, "harder"),
         inputs={
             "data": images.digest,
-            "weights": file_digest(files.weights),
-            "attacked": file_digest(files.verdicts),
+            "weights": attacked.inputs["weights"],
+            "attacked": attacked.inputs["verdicts"],
             "verdicts": file_digest(verdicts),
             **{SURROGATE + name: file_digest(path) for name, path in surrogates.items()},
         },
