@@ -14,11 +14,13 @@ from typing import Any
 
 import pandas as pd
 
+from lat.findings import STATUSES
 from lat.intervals import Estimate, over_seeds
 from lat.ledger import COLUMNS, LedgerError
 
 FRACTIONS = ("clean_accuracy", "robust_accuracy", "success_rate")
 WORST_CASE = "worst_case"
+MADE = tuple(status for status in STATUSES if status != "skipped")  # of a check that was made
 
 
 @dataclass(frozen=True)
@@ -174,14 +176,14 @@ def figure(rows: Rows, attack: str, *, metric: str = "", step: str = "attack", a
     return Measured("ok", note, estimate, len(seeds), len(lost))
 
 
-def findings(rows: Rows) -> dict[str, tuple[int, int]]:
+def found_by_check(rows: Rows) -> dict[str, tuple[int, int]]:
     """Check of the audit -> in how many of a cell's seeds it found something, and in how many it was made; seeds that
     diverged do not count.
     """
     lost = {row["seed"] for row in rows if row["status"] == "diverged"}
     made: dict[str, dict[int, str]] = {}
     for row in rows:
-        if row["step"] == "audit" and row["seed"] not in lost and row["metric"] in ("passed", "noted", "found"):
+        if row["step"] == "audit" and row["seed"] not in lost and row["metric"] in MADE:
             made.setdefault(row["attack"], {})[row["seed"]] = row["metric"]
     return {check: (list(by.values()).count("found"), len(by)) for check, by in made.items()}
 

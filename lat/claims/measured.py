@@ -22,7 +22,7 @@ from lat.claims.printed import Operand, Printed, operands
 from lat.claims.rules import FAILS, HOLDS, NOT_JUDGED, UNDECIDED, WITHIN, Comparison, Part, Rules, compared, verdict
 from lat.claims.significance import beyond
 from lat.intervals import student_t
-from lat.measured import Ledger, Plan, Rows, Scale, by_seed, findings
+from lat.measured import Ledger, Plan, Rows, Scale, by_seed, found_by_check
 
 PLACES = 9
 Pair = Mapping[str, Operand]
@@ -98,7 +98,7 @@ class Source:
         told = [
             f"{check.partition('@')[0].replace('_', ' ')}{f' ({of})' if (of := check.partition('@')[2]) else ''} in "
             f"{found} of {made} seed{'s' if made > 1 else ''}"
-            for check, (found, made) in findings(rows).items()
+            for check, (found, made) in found_by_check(rows).items()
             if found and check.partition("@")[0] in self.misleading
         ]
         return f"{operand['row']} ({', '.join(told)})" if told else ""
