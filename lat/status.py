@@ -16,7 +16,6 @@ what went wrong, or why a record is refused. What does not apply is null. No tor
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 import textwrap
@@ -312,7 +311,7 @@ def _wrapped(words: str, width: int = WIDTH) -> list[str]:
 def show(run: Run, folder: Folder, *, as_json: bool = False) -> None:
     """Print the status once: for people, or as JSON."""
     found = status(run, folder)
-    _say(json.dumps(found.to_json(), indent=1) if as_json else "\n".join(text(found, run)))
+    print(json.dumps(found.to_json(), indent=1) if as_json else "\n".join(text(found, run)))
 
 
 def watch(run: Run, folder: Folder, *, as_json: bool = False) -> None:
@@ -324,22 +323,13 @@ def watch(run: Run, folder: Folder, *, as_json: bool = False) -> None:
         while True:
             found = status(run, folder)
             if as_json:
-                _say(json.dumps(found.to_json()))
+                print(json.dumps(found.to_json()), flush=True)
             else:
                 lines = text(found, run)
                 height = shutil.get_terminal_size().lines - 1
                 if terminal and len(lines) > height:
                     lines = [*lines[: height - 1], f"… {len(lines) - height + 1} more lines"]
-                _say((CLEAR if terminal else "") + "\n".join(lines))
+                print((CLEAR if terminal else "") + "\n".join(lines), flush=True)
             time.sleep(EVERY_S)
     except KeyboardInterrupt:
         return
-
-
-def _say(words: str) -> None:
-    """Print at once; ends the command quietly where nobody reads on (`lat status | head`)."""
-    try:
-        print(words, flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes nowhere
-        raise SystemExit(0) from None

@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lat.claims import consistency, judgement, text
+from lat.claims import consistency, judgement, listing, text
 from lat.claims.examples import Examples
 from lat.claims.measured import Source
 from lat.claims.printed import Printed
@@ -57,4 +57,5 @@ def judge(
     return judgement.judge(content["claims"], source, equations, notice)
 
 
-counts, counts_by_place, table = text.counts, text.counts_by_place, text.table
+counts, counts_by_place = text.counts, text.counts_by_place
+brief, full = listing.brief, listing.full

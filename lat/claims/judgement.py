@@ -26,6 +26,8 @@ from lat.measured import Scale
 
 Claim = Mapping[str, Any]
 Place = tuple[str, str]  # scale, reading
+FIGURE = ("text", "brief", "below")  # the figure that decided a verdict: in words, in fewest words, its interval
+NO_FIGURE = dict.fromkeys(FIGURE, "")
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def _shown(comparisons: Sequence[Comparison], level: float) -> list[dict[str, An
 
 def _nothing(reason: str) -> dict[str, Any]:
     reason = " ".join(str(reason).split())
-    return {"verdict": NOT_JUDGED, "text": "", "brief": "", "reason": reason, "depends_on": [], "by": []}
+    return {"verdict": NOT_JUDGED, **NO_FIGURE, "reason": reason, "depends_on": [], "by": []}
 
 
 def _reported(claim: Claim, source: Source) -> dict[str, Any]:
@@ -113,14 +115,14 @@ def _reported(claim: Claim, source: Source) -> dict[str, Any]:
     return {
         "verdict": verdict,
         "text": text.figure(decided, source.rules.level),
-        "brief": text.brief(decided),
+        **text.brief(decided),
         "reason": text.counted(comparisons),
         "comparisons": _shown(comparisons, source.rules.level),
     }
 
 
 def _silent(reason: str) -> dict[str, Any]:
-    return {"verdict": NOT_JUDGED, "text": "", "brief": "", "reason": reason, "comparisons": []}
+    return {"verdict": NOT_JUDGED, **NO_FIGURE, "reason": reason, "comparisons": []}
 
 
 def _empirical(claims: Sequence[Claim], source: Source) -> dict[str, list[dict[str, Any]]]:
@@ -176,7 +178,7 @@ def _place(entry: Joined, p_adjusted: float, family_size: int, source: Source) -
         "reading": entry.reading,
         "verdict": verdict,
         "text": text.figure(decided, source.rules.level),
-        "brief": text.brief(decided),
+        **text.brief(decided),
         "reason": reason,
         "by_intervals": entry.verdict,
         "p_holds": entry.p_holds,
@@ -202,7 +204,7 @@ def _joint(claim: Claim, places: list[dict[str, Any]]) -> dict[str, Any]:
     verdict = verdicts.pop() if len(verdicts) == 1 else UNDECIDED
     depends = _depends(claim, judged)
     reason = "; ".join(f"{place['verdict']} at {text.place(place)}" for place in judged)
-    figures = {key: judged[0][key] if verdict != UNDECIDED or len(judged) == 1 else "" for key in ("text", "brief")}
+    figures = {key: judged[0][key] if verdict != UNDECIDED or len(judged) == 1 else "" for key in FIGURE}
     return {"verdict": verdict, **figures, "reason": reason, "depends_on": depends, "by": places}
 
 

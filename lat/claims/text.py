@@ -1,8 +1,7 @@
-"""Verdicts in words: the figure that decided, the reason, and the table that `lat claims` prints."""
+"""Verdicts in words: the figure that decided, and the reason."""
 
 from __future__ import annotations
 
-import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -11,7 +10,6 @@ from lat.claims.rules import DEFAULT, NOT_JUDGED, UNDECIDED, VERDICTS, Compariso
 
 LABELS = {"clean": "clean", "fgsm": "FGSM", "ifgsm": "IFGSM", "pgd": "PGD", "eot": "EoT", "cw": "C&W"}
 LABELS |= {"worst_case": "worst case"}
-COLUMNS = 80  # of a terminal
 BY_RULE = "by the rule on diverged seeds, not by a test"
 
 
@@ -70,9 +68,10 @@ def figure(decided: Decided | None, level: float) -> str:
     return f"{part(found, level)}: {comparison.subject} − {comparison.reference}, {LABELS[found.column]}"
 
 
-def brief(decided: Decided | None) -> str:
-    """The same figure in the fewest words: "−12.3"."""
-    return "" if decided is None else cell(decided[1])["short"]
+def brief(decided: Decided | None) -> dict[str, str]:
+    """The same figure in the fewest words, `brief` "−12.3", and what a table has under it, `below` "−14.0 to −10.6"."""
+    shown = {"short": "", "below": ""} if decided is None else cell(decided[1])
+    return {"brief": shown["short"], "below": shown["below"]}
 
 
 def cell(found: Part) -> dict[str, str]:
@@ -151,35 +150,3 @@ def counts_by_place(claims: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]
         for (scale, reading), counted in found.items()
         if counted.total() > counted[NOT_JUDGED]
     ]
-
-
-def table(claims: Sequence[Mapping[str, Any]]) -> str:
-    """All claims for a terminal of 80 columns: both verdicts, and for each place its verdict with figures."""
-    out: list[str] = []
-    for claim in claims:
-        out.append(claim["id"] + ("" if claim["origin"] == "paper" else f"  [{claim['origin']}]"))
-        if claim["added"]:
-            out.append(f"  {added(claim['added'])}")
-        out += _lines("reported", claim["reported"])
-        measured = claim["measured"]
-        depends = f" (depends on the {' and the '.join(measured['depends_on'])})" if measured["depends_on"] else ""
-        out += _lines("measured", measured, depends)
-        silent: dict[str, list[str]] = {}
-        for found in measured["by"]:
-            if found["verdict"] == NOT_JUDGED:
-                silent.setdefault(found["reason"], []).append(place(found))
-            else:
-                out += _lines(f"- {place(found)}", found)
-        for reason, places in silent.items():
-            out += _lines(f"- {'; '.join(places)}", {"verdict": NOT_JUDGED, "text": "", "reason": reason})
-        out.append("")
-    for side in ("reported", "measured"):
-        found = counts(claims, side)
-        out.append(f"{side}: " + ", ".join(f"{count} {words(verdict)}" for verdict, count in found.items()))
-    return "\n".join(out)
-
-
-def _lines(name: str, found: Mapping[str, Any], note: str = "") -> list[str]:
-    said = "; ".join(entry for entry in (found["text"], found["reason"], doubted(found.get("doubts", ()))) if entry)
-    text = f"{name}: {words(found['verdict'])}{note}{'. ' if said else ''}{said}"
-    return textwrap.wrap(text, COLUMNS, initial_indent="  ", subsequent_indent="      ", break_long_words=False)

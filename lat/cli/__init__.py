@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,11 +32,18 @@ MENDABLE = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand; its exit status. What the user can mend is one line on standard error, and status 2."""
+    """Run one subcommand; its exit status. What the user can mend is one line on standard error, and status 2. A reader
+    of the output that has seen enough, as `head`, ends it with 141, as the shell tells a command that SIGPIPE ended.
+    """
     options = parser().parse_args(argv)
     command: Command = options.command
     try:
-        return command(options)
+        status = command(options)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to flush at exit has no reader
+        return 128 + signal.SIGPIPE
     except _mendable() as error:
         print(f"lat {options.name}: {error}", file=sys.stderr)
         return 2
@@ -127,7 +136,10 @@ def parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--config", help=f"run file; default: config.json beside the ledger, {RUN_FILE} without one")
     sub.add_argument("--results", type=Path, default=Path("results"), help="folder of all runs' results")
-    sub.add_argument("--json", action="store_true", help="for programs: every comparison with its figures")
+    sub.add_argument("--only", nargs="+", default=[], metavar="ID", help="these claims alone")
+    shown = sub.add_mutually_exclusive_group()
+    shown.add_argument("--full", action="store_true", help="rows, tests, what is missing and what the audit found")
+    shown.add_argument("--json", action="store_true", help="for programs: every comparison with its figures")
     add("figures", ledgers.figures, "draw the run's figures from its ledger")
     sub = add("report", ledgers.report, "make the PDF from a ledger")
     sub.add_argument(

@@ -86,15 +86,24 @@ def figures(options: argparse.Namespace) -> int:
 
 def claims(options: argparse.Namespace) -> int:
     import json
+    from difflib import get_close_matches
 
     from lat import claims, report, runs
     from lat.measured import Plan
+    from lat.run_files import RunError
 
     run = runs.load(options.config or (_kept_config(options.ledger) if options.ledger else RUN_FILE))
     judged = report.judge(Plan.of(run), options.ledger or folder_of(options, run).root)
-    print(
-        json.dumps({"claims": judged}, ensure_ascii=False, indent=1) if options.json else claims.table(judged), end=""
-    )
+    known = [claim["id"] for claim in judged]
+    for name in options.only:
+        if name not in known:
+            near = ", ".join(get_close_matches(name, known, cutoff=0))
+            raise RunError(f"only: {name!r} is no claim of {run.config['claims']}; the nearest are {near}")
+    shown = [claim for claim in judged if not options.only or claim["id"] in options.only]
+    if options.json:
+        print(json.dumps({"claims": shown}, ensure_ascii=False, indent=1))
+    else:
+        print(claims.full(shown) if options.full else claims.brief(shown))
     return 0
 
 

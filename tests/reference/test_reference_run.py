@@ -418,8 +418,9 @@ def test_one_measured_figure_is_never_enough_for_a_verdict(capsys: pytest.Captur
     assert all(part["pairs"] >= 2 for part in decided)
 
 
-def test_the_printed_claims_fit_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["claims", str(REFERENCE / "mnist")]) == 0
+@pytest.mark.parametrize("words", [[], ["--full"]])
+def test_the_printed_claims_fit_a_terminal(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["claims", str(REFERENCE / "mnist"), *words]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
     assert lines[-2].startswith("reported: ")

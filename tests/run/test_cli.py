@@ -6,12 +6,14 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 import termios
 from pathlib import Path
 
 import pytest
+import yaml
 from small_mirror import small_mirror
 from small_run import ROOT, run_file, scale
 
@@ -116,6 +118,29 @@ def test_claims_are_judged_by_the_run_file_that_the_ledger_s_folder_keeps_or_tha
         assert cli.main(["claims", *map(str, words)]) == 0
         said.append(capsys.readouterr().out)
     assert said[0] == said[1] == said[2]
+    assert said[0].endswith(" not judged\n")
+
+
+def test_claims_are_shown_by_name(place: Path, done: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["claims", str(place / "kept")]
+    listed = [claim["id"] for claim in yaml.safe_load((ROOT / "config/claims.yaml").read_text())["claims"]]
+    two = [name for name in listed if name in (listed[3], listed[-1])]
+    assert cli.main([*words, "--json", "--only", *reversed(two)]) == 0
+    assert [claim["id"] for claim in json.loads(capsys.readouterr().out)["claims"]] == two
+    assert cli.main([*words, "--only", two[0][:-1]]) == 2
+    expected = f"lat claims: only: '{two[0][:-1]}' is no claim of config/claims.yaml; the nearest are {two[0]}, "
+    assert capsys.readouterr().err.startswith(expected)
+
+
+@pytest.mark.parametrize("words", [["status"], ["status", "--watch"], ["claims", "reports/reference/mnist"]])
+def test_whoever_reads_only_the_first_lines_gets_no_traceback(words: list[str], tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    where = ["--config", json.dumps(run_file()), "--results", str(tmp_path)]
+    command = [sys.executable, "-m", "lat.cli", *words, *where]
+    done = subprocess.run(command, cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
 
 
 def test_a_ledger_is_named_by_its_folder_or_by_its_file(

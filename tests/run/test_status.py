@@ -387,16 +387,6 @@ def test_watching_on_a_terminal_fits_its_height_and_ends_with_ctrl_c(tmp_path: P
     assert len(shown.decode().splitlines()) == 7
 
 
-def test_whoever_reads_only_the_first_lines_gets_no_traceback(tmp_path: Path) -> None:
-    config = json.dumps(run_file())
-    read, write = os.pipe()
-    os.close(read)
-    command = [sys.executable, "-m", "lat.cli", "status", "--config", config, "--results", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
-    os.close(write)
-    assert (done.returncode, done.stderr) == (0, "")
-
-
 def test_heartbeats_lie_beside_the_records(run: Run, folder: Folder) -> None:
     entry = run.entry("dnn@wide")
     path = folder.heartbeat(entry, 0, "train")

@@ -1,0 +1,70 @@
+"""What `lat claims` prints: a line a place in brief, and everything when asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_claims import BARELY, FLAT, SURE, Values, above, claim, conjunction, judged
+
+from lat import claims
+
+VALUES: Values = {("a", "one"): above(*SURE), ("b", "one"): FLAT, ("a", "two"): [21.0], ("b", "two"): [20.0]}
+
+
+def test_a_line_a_place_has_verdict_difference_and_interval(tmp_path: Path) -> None:
+    lines = claims.brief(judged(tmp_path, [claim("x", "AB", paraphrase="A is better than B.")], VALUES)).splitlines()
+    assert lines == [
+        "x",
+        "  A is better than B.",
+        "  reported                  holds      +10.00",
+        "  measured                  undecided",
+        "    one                     holds      +2.0 (+1.8 to +2.2)",
+        "    two                     undecided  +1.0 (1 seed)",
+        "",
+        "reported: 1 holds, 0 fails, 0 undecided, 0 not judged",
+        "measured: 0 holds, 0 fails, 1 undecided, 0 not judged",
+    ]
+
+
+def test_holm_s_p_stands_where_it_took_a_verdict_back(tmp_path: Path) -> None:
+    values: Values = {("a", "one"): above(*BARELY), ("b", "one"): FLAT, ("c", "one"): FLAT}
+    text = claims.brief(judged(tmp_path, [claim("x", "AB"), claim("y", "BC")], values))
+    assert "    one                     undecided  +3.3 (+0.8 to +5.7), Holm's p 0.06\n" in text
+    alone = claims.brief(judged(tmp_path, [claim("x", "AB")], values))
+    assert "    one                     holds      +3.3 (+0.8 to +5.7)\n" in alone
+
+
+def test_what_the_audit_says_is_a_mark_and_in_full_a_sentence(tmp_path: Path) -> None:
+    found = judged(tmp_path, [claim("x", "AB")], VALUES, audited={("a", "one", 0, "large_ball@1"): "found"})
+    brief, full = claims.brief(found), claims.full(found)
+    assert "+2.0 (+1.8 to +2.2) †\n" in brief and "+1.0 (1 seed)\n" in brief
+    assert "\n† by the audit gradients mislead attacks" in brief
+    assert "gradients mislead attacks on A (large ball (1) in 1 of 1 seed)" in " ".join(full.split())
+    assert "†" not in full and "†" not in claims.brief(judged(tmp_path, [claim("x", "AB")], VALUES))
+
+
+def test_what_is_not_judged_has_its_reason(tmp_path: Path) -> None:
+    listed = [claim("x", "AC"), claim("y", "BC"), conjunction("both", ["x", "y"])]
+    lines = claims.brief(judged(tmp_path, listed, VALUES)).splitlines()
+    assert lines.count("  measured                  not judged no figures of C") == 2
+    assert lines[lines.index("both") + 2 :][:2] == [
+        "  reported                  holds      of 2 claims 2 hold",
+        "  measured                  not judged of 2 claims 2 not judged",
+    ]
+
+
+@pytest.mark.parametrize("printed", [claims.brief, claims.full])
+def test_a_claim_that_came_later_says_so(tmp_path: Path, printed: Any) -> None:
+    listed = [
+        claim("x", "AB"),
+        claim("y", "AB", added={"date": "2026-01-02", "measured": True}),
+        claim("z", "AB", added={"date": "2026-01-02", "measured": False}),
+    ]
+    found = judged(tmp_path, listed, {})
+    assert [entry["added"] and entry["added"]["measured"] for entry in found] == [None, True, False]
+    lines = printed(found).splitlines()
+    assert lines[lines.index("x") + 2].startswith("  reported")
+    assert lines[lines.index("y") + 2] == "  added 2026-01-02, after its rows were measured"
+    assert lines[lines.index("z") + 2] == "  added 2026-01-02, before its rows were measured"
