@@ -3,7 +3,7 @@
 A job is one (cell, seed, step); cells of one slug share their jobs. Its state follows from the files in the run's
 folder, in this order: `running` (its heartbeat says so, and its process is alive), `done` or `diverged` (there is the
 record that the run asks for), `failed` (it left a heartbeat and no process), `refused` (there is a record, but damaged
-or of other code or settings: the job has to run again), else `waiting`.
+or of other code, settings or data: the job has to run again), else `waiting`.
 
 `lat status --json` prints one object: `run`, `at` (UTC), `jobs` (how many there are), `counts` (by state, those that
 occur), `work_left_s` (of the jobs whose time is known, one after the other), `seconds_left` (with as many at a time as
@@ -28,7 +28,7 @@ from statistics import fmean
 from typing import Any
 
 from lat import heartbeats
-from lat.collection import Folder, checked, jobs
+from lat.collection import Digest, Folder, checked, jobs
 from lat.heartbeats import Heartbeat, HeartbeatError
 from lat.ledger import STEPS, LedgerError, Record
 from lat.runs import Entry, Run
@@ -123,14 +123,14 @@ def _sum(a: float | None, b: float | None) -> float | None:
     return None if a is None or b is None else a + b
 
 
-def status(run: Run, folder: Folder, now: datetime | None = None) -> Status:
-    """Every job of the run, in the order of its entries, seeds and steps."""
+def status(run: Run, folder: Folder, now: datetime | None = None, data: Digest | None = None) -> Status:
+    """Every job of the run, in the order of its entries, seeds and steps; `data` as `lat.collection.checked` has it."""
     now = now or datetime.now(UTC)
-    rows = tuple(_row(run, folder, job, now) for job in jobs(run))
+    rows = tuple(_row(run, folder, job, now, data) for job in jobs(run))
     return Status(run.name, now.isoformat(timespec="seconds"), rows)
 
 
-def _row(run: Run, folder: Folder, job: tuple[Entry, int, str], now: datetime) -> Row:
+def _row(run: Run, folder: Folder, job: tuple[Entry, int, str], now: datetime, data: Digest | None) -> Row:
     entry, seed, step = job
     names = (entry.scale, entry.name, entry.cell.slug, seed, step)
     beat, damaged, refused = None, "", ""
@@ -143,7 +143,7 @@ def _row(run: Run, folder: Folder, job: tuple[Entry, int, str], now: datetime) -
     path = folder.record(entry, seed, step)
     if path.exists():
         try:
-            return _finished(names, checked(run, job, path))
+            return _finished(names, checked(run, job, path, data))
         except LedgerError as error:
             refused = str(error)
     if beat is not None:
@@ -308,20 +308,20 @@ def _wrapped(words: str, width: int = WIDTH) -> list[str]:
     return textwrap.wrap(words, width, max_lines=3, placeholder=" …")
 
 
-def show(run: Run, folder: Folder, *, as_json: bool = False) -> None:
+def show(run: Run, folder: Folder, data: Digest | None = None, *, as_json: bool = False) -> None:
     """Print the status once: for people, or as JSON."""
-    found = status(run, folder)
+    found = status(run, folder, data=data)
     print(json.dumps(found.to_json(), indent=1) if as_json else "\n".join(text(found, run)))
 
 
-def watch(run: Run, folder: Folder, *, as_json: bool = False) -> None:
+def watch(run: Run, folder: Folder, data: Digest | None = None, *, as_json: bool = False) -> None:
     """Print the status every two seconds until interrupted: in place on a terminal, cut to its height; else one below
     the other, JSON a line each.
     """
     terminal = sys.stdout.isatty() and not as_json
     try:
         while True:
-            found = status(run, folder)
+            found = status(run, folder, data=data)
             if as_json:
                 print(json.dumps(found.to_json()), flush=True)
             else:

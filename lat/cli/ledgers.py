@@ -13,7 +13,7 @@ def status(options: argparse.Namespace) -> int:
 
     run = run_of(options)
     show = status.watch if options.watch else status.show
-    show(run, folder_of(options, run), as_json=options.json)
+    show(run, folder_of(options, run), prepared_of(options), as_json=options.json)
     return 0
 
 

@@ -106,6 +106,21 @@ def test_gaps_are_named(place: Path, done: Folder, digits_root: Path, capsys: py
         assert lat(place, digits_root, "collect") == 0
 
 
+def test_the_status_holds_records_to_the_data_that_is_prepared(
+    place: Path, done: Folder, digits_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = done.record(load(place / "run.json").entry("fc_4"), 0, "attack")
+    content = path.read_text()
+    digest = json.loads(content)["inputs"]["data"]
+    try:
+        path.write_text(content.replace(digest, "0" * 64))
+        assert lat(place, digits_root, "status", "--json") == 0
+        (refused,) = [row for row in json.loads(capsys.readouterr().out)["rows"] if row["state"] == "refused"]
+        assert refused["note"].startswith(f"{path}: data 00000000 of digits, part test; prepared is {digest[:8]}")
+    finally:
+        path.write_text(content)
+
+
 def test_claims_are_judged_by_the_run_file_that_the_ledger_s_folder_keeps_or_that_is_named(
     place: Path, done: Folder, capsys: pytest.CaptureFixture[str]
 ) -> None:

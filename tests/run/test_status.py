@@ -83,6 +83,16 @@ def test_a_record_says_how_it_ended(run: Run, folder: Folder) -> None:
     assert row_of(run, folder, entry, 0, "train").note == "imported"
 
 
+@pytest.mark.parametrize(("prepared", "counts"), [("d", {"done": 12}), (None, {"done": 12}), ("e", {"refused": 12})])
+def test_a_record_of_other_data_than_is_prepared_is_refused(
+    run: Run, folder: Folder, prepared: str | None, counts: dict[str, int]
+) -> None:
+    now = status.status(run, folder, NOW, lambda name, part, count: prepared and prepared * 64)
+    assert now.counts == counts
+    said = "data dddddddd of digits, part test; prepared is eeeeeeee; delete "
+    assert all(said in row.note for row in now.rows if (row.state, row.step) == ("refused", "attack"))
+
+
 def test_a_heartbeat_says_that_a_job_runs_also_where_an_old_record_is(run: Run, folder: Folder) -> None:
     entry = run.entry("dnn@narrow")
     fields = {"done": 1.5, "total": 2.0, "epoch": 1.5, "epochs": 2, "loss": 0.25, "images_per_s": 900.0}
