@@ -28,7 +28,7 @@ def summary(
     """The audits of every scale that has one: `scales` with a line a cell, `checks` with how many results had which
     status, a network that several rows share counted once, `skipped` why those that were not made were not, and
     `findings` and `notes`, each as the sentence that `settings` (config/audit.yaml) has for it. Of a scale, `seeds` is
-    how many of a cell's `of_seeds` are attacked harder, and so go through all its checks.
+    how many of a cell's `of_seeds` are attacked harder, and so go through all its checks, of a line its own number.
 
     `labels` are the names that cells go by, by (scale, cell); `reasons` what the records say of a network's checks, by
     (slug, seed), where they say anything. Accuracies are means over seeds, in per cent.
@@ -211,6 +211,7 @@ def _scale(
         )
     )
     lines, asked = [], plan.steps[scale.name]
+    reached = {cell: plan.seeds_of(scale, cell, HARDER) if HARDER in asked else 0 for cell in cells}
     for cell, rows in cells.items():
         every = ledger.rows(scale.name, cell, plan.slugs)
         found = [result for mine in by_cell[cell].values() for result in mine]
@@ -220,6 +221,7 @@ def _scale(
                 "favourable": _favourable(cell),
                 "reason": "" if _has(rows, STEP) else _reason(every, STEP),
                 "unattacked": "" if HARDER not in asked or _has(rows, HARDER) else _reason(every, HARDER),
+                "seeds": reached[cell],
                 "lacking": scale.seeds - len({row["seed"] for row in every if row["step"] == STEP}),
                 "attacks": {name: _percent(rows, name) for name in (*attacks, FIXED, WORST_CASE)},
                 "interval": _interval(rows),
@@ -234,7 +236,7 @@ def _scale(
         "scale": scale.name,
         "width": scale.width,
         "harder": HARDER in asked,
-        "seeds": plan.seeds_of(scale, HARDER) if HARDER in asked else 0,
+        "seeds": min(reached.values()),
         "of_seeds": scale.seeds,
         "attacks": attacks,
         "images": {name: " or ".join(f"{n:,}" for n in seen) for name, seen in counts.items()},

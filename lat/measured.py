@@ -48,8 +48,8 @@ class Plan:
     """What a run asked for, without the objects that carry it out: against it, a figure that is missing is a gap.
 
     `slugs` maps (scale, cell name) to the slug that the run resolves the cell to; `steps` the name of a scale to the
-    steps that its cells go through; `audit_files` say what its audits check, and `harder` at which scales only so many
-    seeds of a cell are attacked harder and go through all the checks.
+    steps that its cells go through; `audit_files` say what its audits check, and `harder` of which (scale, cell name)
+    only so many seeds are attacked harder and go through all the checks.
     """
 
     name: str
@@ -58,11 +58,11 @@ class Plan:
     slugs: Mapping[tuple[str, str], str]
     steps: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     audit_files: tuple[str, ...] = ()
-    harder: Mapping[str, int] = field(default_factory=dict)
+    harder: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
-    def seeds_of(self, scale: Scale, step: str) -> int:
-        """How many seeds of each of a scale's cells go through a step."""
-        return min(scale.seeds, self.harder.get(scale.name, scale.seeds)) if step == "harder" else scale.seeds
+    def seeds_of(self, scale: Scale, cell: str, step: str) -> int:
+        """How many seeds of a scale's cell go through a step."""
+        return self.harder.get((scale.name, cell), scale.seeds) if step == "harder" else scale.seeds
 
     @classmethod
     def of(cls, run: Any) -> Plan:
@@ -78,7 +78,7 @@ class Plan:
             scales.append(Scale(**fields, dataset=dataset, cells=names, tables=tables))
         slugs = {(entry.scale, entry.name): entry.cell.slug for entry in run.entries}
         steps = {entry.scale: run.steps(entry, 0) for entry in run.entries}
-        harder = {name: audit.seeds for name, audit in run.audits.items() if audit.seeds is not None}
+        harder = {(e.scale, e.name): run.audits[e.scale].seeds_of(e) for e in run.entries if e.scale in run.audits}
         return cls(str(run.config["name"]), run.config, tuple(scales), slugs, steps, run.audit_files, harder)
 
 

@@ -153,7 +153,7 @@ def provenance(
                     "scale": scale.name,
                     "step": step,
                     "jobs": len(mine),
-                    "asked": len(scale.cells) * plan.seeds_of(scale, step),
+                    "asked": sum(plan.seeds_of(scale, cell, step) for cell in scale.cells),
                     "total_text": _duration(total),
                     "mean_text": _duration(total / len(mine)) if mine else "",
                     "imported": sum(record.imported for record in mine),

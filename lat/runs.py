@@ -56,8 +56,9 @@ class Audit:
 
     `transfer` names the one of all attacks that is made on the surrogates and judged on the network; None: none is.
     `surrogates` are the cells of the same scale that serve as such. `seeds` is how many seeds of a cell, from 0 on, are
-    attacked further and go through all the checks, the others through the cheap ones; None: all. `examples` is the most
-    images that its attacks, which are capped already, and the transfer run on; None: as many as the attacks say.
+    attacked further and go through all the checks, the others through the cheap ones; None: all. `more` has the cells,
+    by slug, of which that is another number. `examples` is the most images that its attacks, which are capped already,
+    and the transfer run on; None: as many as the attacks say.
     """
 
     attacks: Mapping[str, Mapping[str, Any]]
@@ -66,18 +67,20 @@ class Audit:
     surrogates: tuple[str, ...] = ()
     seeds: int | None = None
     examples: int | None = None
+    more: Mapping[str, int] = field(default_factory=dict)
 
-    def whole(self, seed: int) -> bool:
-        """Whether a seed is attacked further and goes through all the checks."""
-        return self.seeds is None or seed < self.seeds
+    def seeds_of(self, entry: Entry) -> int:
+        """How many of an entry's seeds are attacked further and go through all the checks."""
+        seeds = self.more.get(entry.cell.slug, self.seeds)
+        return entry.seeds if seeds is None else min(entry.seeds, seeds)
 
-    def harder(self, seed: int) -> bool:
+    def harder(self, entry: Entry, seed: int) -> bool:
         """Whether a seed has further attacks to go through."""
-        return self.whole(seed) and bool(self.attacks or self.transfer)
+        return seed < self.seeds_of(entry) and bool(self.attacks or self.transfer)
 
-    def checks_of(self, seed: int) -> Mapping[str, Mapping[str, Any]]:
+    def checks_of(self, entry: Entry, seed: int) -> Mapping[str, Mapping[str, Any]]:
         """The settings of the checks that a seed goes through."""
-        return self.checks if self.whole(seed) else findings.chosen(self.checks, "cheap")
+        return self.checks if seed < self.seeds_of(entry) else findings.chosen(self.checks, "cheap")
 
 
 @dataclass(frozen=True)
@@ -157,7 +160,7 @@ class Run:
         audit = self.audits.get(entry.scale)
         if audit is None:
             return ("train", "attack")
-        return ("train", "attack", "harder", "audit") if audit.harder(seed) else ("train", "attack", "audit")
+        return ("train", "attack", "harder", "audit") if audit.harder(entry, seed) else ("train", "attack", "audit")
 
     def surrogates(self, entry: Entry, seed: int) -> dict[str, tuple[Entry, int]]:
         """Cell name -> (entry, seed) of the networks on which what is transferred to (entry, seed) is made.
@@ -202,7 +205,7 @@ class Run:
         if step == "audit":
             checks = {
                 name: {key: value for key, value in given.items() if key not in TOLD}
-                for name, given in self.audits[entry.scale].checks_of(seed).items()
+                for name, given in self.audits[entry.scale].checks_of(entry, seed).items()
             }
             return found | {"part": self.part, "checks": checks}
         return found
@@ -234,7 +237,7 @@ def load(source: str | Path | Mapping[str, Any]) -> Run:
         if scale["keep"] != "all" and (unknown := [name for name in scale["keep"] if name not in names]):
             raise RunError(f"keep: {unknown[0]!r} is not at scale {scale['name']!r}; it has {', '.join(names)}")
     _table_cells(config, config["tables"]["show"])
-    audits = {scale["name"]: audit for scale in config["scales"] if (audit := _audit(config, scale, attacks))}
+    audits = {scale["name"]: audit for scale in config["scales"] if (audit := _audit(config, scale, attacks, entries))}
     return Run(config, tuple(entries.values()), attacks, audits)
 
 
@@ -363,7 +366,10 @@ def _threats(attacks: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[Any, .
 
 
 def _audit(
-    config: Mapping[str, Any], scale: Mapping[str, Any], attacks: Mapping[str, Mapping[str, Any]]
+    config: Mapping[str, Any],
+    scale: Mapping[str, Any],
+    attacks: Mapping[str, Mapping[str, Any]],
+    entries: Mapping[tuple[str, str], Entry],
 ) -> Audit | None:
     """The audit of a scale: its own, or the run's; None where there is none."""
     given = scale.get("audit", config.get("audit"))
@@ -378,8 +384,9 @@ def _audit(
         raise RunError(f"audit.attacks: {fixed[0]!r} belongs to the tables' worst case; name it in the run's attacks")
     nameable = {**described(config["attacks"]["file"], "attacks"), **described(ATTACKS, "attacks")}
     checks, seeds = _checks(given["file"], given["checks"], nameable), given.get("seeds")
+    more = _more(scale, given, entries)
     if given["transfer"] is None:
-        return Audit(own, checks, seeds=seeds, examples=most)
+        return Audit(own, checks, seeds=seeds, examples=most, more=more)
     attack, surrogates = given["transfer"]["attack"], given["transfer"]["cells"]
     for key, names, known in (
         ("attack", [attack], {**attacks, **own}),
@@ -389,4 +396,24 @@ def _audit(
             raise RunError(
                 f"audit.transfer.{key}: {unknown[0]!r} is not at scale {scale['name']!r}; it has {', '.join(known)}"
             )
-    return Audit(own, checks, attack, tuple(surrogates), seeds, most)
+    return Audit(own, checks, attack, tuple(surrogates), seeds, most, more)
+
+
+def _more(
+    scale: Mapping[str, Any], given: Mapping[str, Any], entries: Mapping[tuple[str, str], Entry]
+) -> dict[str, int]:
+    """Slug -> how many seeds of it are attacked further, of the cells of a scale of which an audit names another number
+    than of the rest.
+    """
+    named, found = {(e.name, e.scale): e for e in entries.values()}, {}
+    for label, seeds in given.get("seeds_of", {}).items():
+        name, _, at = label.partition("@")
+        entry = named.get((name, at))
+        if entry is None:
+            known = ", ".join(f"{cell}@{where}" for cell, where in named)
+            raise RunError(f"audit.seeds_of: {label!r} is no cell at a scale of this run; it has {known}")
+        if seeds > entry.seeds:
+            raise RunError(f"audit.seeds_of: {seeds} seeds of {label!r}; it has {entry.seeds}")
+        if entry.scale == scale["name"]:
+            found[entry.cell.slug] = seeds
+    return found

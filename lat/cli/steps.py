@@ -80,11 +80,11 @@ def harder(options: argparse.Namespace) -> int:
     _has_audit(run, entry)
     job, what = job_of(options, run, entry, "harder"), f"harder {entry.name}@{entry.scale}, seed {options.seed}"
     if "harder" not in run.steps(entry, options.seed):
-        reached = run.audits[entry.scale].seeds
+        reached = run.audits[entry.scale].seeds_of(entry)
         raise RunError(
             f"seed: {options.seed} of {entry.name!r}; the audit's attacks reach {reached} of its {entry.seeds} seeds; "
-            "raise `audit.seeds`"
-            if run.audits[entry.scale].harder(0)
+            "raise `audit.seeds`, or name it in `audit.seeds_of`"
+            if run.audits[entry.scale].harder(entry, 0)
             else f"audit.attacks: none at scale {entry.scale!r}, and no transfer; name some"
         )
     from lat import bars, experiment
@@ -112,7 +112,7 @@ def audit(options: argparse.Namespace) -> int:
     from lat import bars, experiment, findings
 
     job, what = job_of(options, run, entry, "audit"), f"audit {entry.name}@{entry.scale}, seed {options.seed}"
-    checks = run.audits[entry.scale].checks_of(options.seed)
+    checks = run.audits[entry.scale].checks_of(entry, options.seed)
     with leased(options, what) as device, bars.of_lines(None, "result") as say:
 
         def tell(result: findings.Result) -> None:

@@ -87,7 +87,7 @@ def _audit(
         distances={name: distance for step in found for name, distance in step.distances.items()},
         reported=reported(*records),
     )
-    checks = plan.checks_of(job.seed)
+    checks = plan.checks_of(entry, job.seed)
     results: list[audit.Result] = []
     for number, (name, settings) in enumerate(checks.items()):
         heart.beat(done=number, total=len(checks), note=name)

@@ -33,13 +33,13 @@ def told(tmp_path: Path, made: Callable[..., Any], written: Callable[..., Plan])
         diverged: Any = (),
         more: Any = (),
         twin: str = "",
-        harder: int | None = None,
+        harder: Mapping[str, int] = MappingProxyType({}),
         steps: tuple[str, ...] = ("train", "attack", "harder", "audit"),
         reasons: Mapping[tuple[str, int], Mapping[str, str]] = MappingProxyType({}),
     ) -> dict[str, Any]:
         run = made(cells=["dnn", "fc_4", *more], scales=[("calibrated", 12, 2)])
         plan = written(run, tmp_path, diverged=diverged)
-        reached = {} if harder is None else {"calibrated": harder}
+        reached = {("calibrated", cell): seeds for cell, seeds in harder.items()}
         plan = replace(plan, steps={"calibrated": steps}, harder=reached)
         if twin:  # a second name of that cell
             scale = replace(plan.scales[0], cells=(*plan.scales[0].cells, "twin"))
@@ -215,9 +215,10 @@ def test_a_cell_whose_audited_seeds_diverged_says_so(told: Callable[..., dict[st
 def test_a_scale_says_how_many_seeds_the_run_attacks_harder(told: Callable[..., dict[str, Any]]) -> None:
     """Whatever of them is there."""
     checked = [("dnn", seed, "zero_gradients", "passed", 0.0, 1000) for seed in (0, 1)]
-    for reached, said in ((1, 1), (None, 2)):
+    for reached, said, each in (({"dnn": 1, "fc_4": 1}, 1, [1, 1]), ({"dnn": 1}, 1, [1, 2]), ({}, 2, [2, 2])):
         scale = told(*checked, harder=reached)["scales"][0]
         assert (scale["harder"], scale["seeds"], scale["of_seeds"]) == (True, said, 2)
+        assert [line["seeds"] for line in scale["lines"]] == each
     without = told(*checked, steps=("train", "attack", "audit"))["scales"][0]
     assert (without["harder"], without["seeds"]) == (False, 0)
     assert [line["unattacked"] for line in without["lines"]] == ["", ""]

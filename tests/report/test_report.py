@@ -363,10 +363,17 @@ def test_provenance_counts_imported_and_older_records(built: tuple[Path, Plan]) 
     train = next(s for s in found["steps"] if (s["scale"], s["step"]) == ("calibrated", "train"))
     assert (train["jobs"], train["asked"], train["diverged"]) == (6, 8, 1)
     steps = dict.fromkeys(built[1].steps, ("train", "attack", "harder", "audit"))
-    audited = report.provenance(records, replace(built[1], steps=steps, harder={"calibrated": 1}))["steps"]
+    (calibrated,) = (scale for scale in built[1].scales if scale.name == "calibrated")
+    first = {("calibrated", cell): 1 for cell in calibrated.cells}
+    audited = report.provenance(records, replace(built[1], steps=steps, harder=first))["steps"]
     asked = {(entry["scale"], entry["step"]): entry["asked"] for entry in audited}
     assert 2 * asked["calibrated", "harder"] == asked["calibrated", "train"] == asked["calibrated", "audit"]
     assert asked["wide", "harder"] == asked["wide", "train"]
+    further = replace(built[1], steps=steps, harder=first | {("calibrated", calibrated.cells[0]): 2})
+    (more,) = (
+        s for s in report.provenance(records, further)["steps"] if (s["scale"], s["step"]) == ("calibrated", "harder")
+    )
+    assert more["asked"] == asked["calibrated", "harder"] + 1
 
 
 def test_the_report_lists_every_claim_and_assumption(built: tuple[Path, Plan]) -> None:

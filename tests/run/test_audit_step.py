@@ -4,6 +4,7 @@ what they looked at.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from lat.collection import Folder, checked, collect, export, jobs, put_back, res
 from lat.experiment import Attacked, Audited, Job
 from lat.experiment.harder_step import worst_figures
 from lat.ledger import Figure, LedgerError, Record, read_records
+from lat.measured import Plan
 from lat.run_files import ROOT, RunError
 from lat.runs import Entry, Run
 
@@ -369,6 +371,42 @@ def test_harder_attacks_and_all_checks_may_reach_the_first_seeds_alone(
     assert made == cheap.keys()
     everyone = audited(audit=AUDIT | {"seeds": None})
     assert all(len(everyone.steps(e, 1)) == 4 for e in everyone.entries)
+
+
+def test_more_seeds_of_a_named_cell_may_be_attacked_harder() -> None:
+    """As of one whose first seed diverged; a network that goes by two names has the number of either."""
+    given = AUDIT | {"seeds": 1, "checks": "all", "seeds_of": {"dnn@narrow": 2}}
+    wide = scale(name="wide", width=8, seeds=2)
+    run = audited(audit=given, scales=[scale(seeds=3), wide])
+    harder = [(e.name, e.scale, seed) for e, seed, step in jobs(run) if step == "harder"]
+    assert harder == [("dnn", "narrow", 0), ("dnn", "narrow", 1), ("fc_4", "narrow", 0)] + [
+        (name, "wide", 0) for name in ("dnn", "fc_4")
+    ]
+    checks = {seed: run.settings(run.entry("dnn@narrow"), seed, "audit")["checks"].keys() for seed in range(3)}
+    assert checks[0] == checks[1] > checks[2]
+    plan = Plan.of(run)
+    counted = {(at.name, cell): plan.seeds_of(at, cell, "harder") for at in plan.scales for cell in at.cells}
+    assert counted == {("narrow", "dnn"): 2, ("narrow", "fc_4"): 1, ("wide", "dnn"): 1, ("wide", "fc_4"): 1}
+    same = {"name": "standard", "suffix": "_twin", "scales": ["narrow"], "bases": ["dnn"], "axes": [[{"radius": 0.1}]]}
+    twins = audited(audit=given, scales=[scale(seeds=3)], variants=[same])
+    assert [twins.steps(twins.entry(name), 1)[2] for name in ("dnn", "dnn_twin", "fc_4")] == [
+        "harder",
+        "harder",
+        "audit",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seeds_of", "said"),
+    [
+        ({"dnn": 2}, "audit.seeds_of: 'dnn' is no cell at a scale of this run; it has dnn@narrow, fc_4@narrow"),
+        ({"dnn@narrow": 3}, "audit.seeds_of: 3 seeds of 'dnn@narrow'; it has 2"),
+        ({"dnn@narrow": 0}, "run file, audit"),
+    ],
+)
+def test_a_cell_or_a_seed_that_is_not_there_is_named(seeds_of: dict[str, int], said: str) -> None:
+    with pytest.raises(RunError, match=re.escape(said)):
+        audited(audit=AUDIT | {"seeds": 1, "seeds_of": seeds_of}, scales=[scale(seeds=2)])
 
 
 def test_an_audit_without_attacks_of_its_own_has_no_harder_step_and_takes_no_record_that_saw_one(

@@ -71,7 +71,8 @@ def test_an_audit_says_in_words_what_each_check_found(
     (tmp_path / "run.json").write_text(json.dumps(run), encoding="utf-8")
     words = ["harder", "--config", str(tmp_path / "run.json"), *folders, "--cell", "dnn", "--seed", "1"]
     assert cli.main(words) == 2
-    expected = "seed: 1 of 'dnn'; the audit's attacks reach 1 of its 2 seeds; raise `audit.seeds`"
+    expected = "seed: 1 of 'dnn'; the audit's attacks reach 1 of its 2 seeds; raise `audit.seeds`, or name it in "
+    expected += "`audit.seeds_of`"
     assert expected in capsys.readouterr().err
     without = run_file(scales=[scale(epochs=1)], audit=audit | {"attacks": []})
     (tmp_path / "run.json").write_text(json.dumps(without), encoding="utf-8")
