@@ -236,7 +236,7 @@ def _scale(
         "scale": scale.name,
         "width": scale.width,
         "harder": HARDER in asked,
-        "seeds": min(reached.values()),
+        "seeds": min(reached.values(), default=0),
         "of_seeds": scale.seeds,
         "attacks": attacks,
         "images": {name: " or ".join(f"{n:,}" for n in seen) for name, seen in counts.items()},

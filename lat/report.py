@@ -305,11 +305,7 @@ def _claims(
     file, described = root / plan.config["claims"], list(described)
     misleading = [name for name, check in _checks(plan, root).items() if check.get("against") == "gradients"]
     judged = claims.judge(file, described, ledger, plan, run, equations["found"], notice(plan, root), misleading)
-    groups = {
-        "figures": [c for c in judged if c["origin"] == "paper" and c["kind"] in ("empirical", "conjunction")],
-        "theory": [c for c in judged if c["kind"] == "theory"],
-        "project": [c for c in judged if c["origin"] == "project"],
-    }
+    groups = claims.groups(judged)
     counts = {
         name: {side: claims.counts(group, side) for side in ("reported", "measured")} for name, group in groups.items()
     }

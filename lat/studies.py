@@ -13,6 +13,7 @@ from typing import Any
 from lat.intervals import over_seeds
 from lat.ledger import Record
 from lat.measured import WORST_CASE, Ledger, Plan, Rows, by_seed, figure
+from lat.tables import LABELS
 
 CALIBRATED_ON = {"clean": 0.03, "fgsm": 0.06, "ifgsm": 0.06, "pgd": 0.06}
 """The columns of the paper's undefended row by which a network is chosen, and how near each has to come to fit it."""
@@ -37,7 +38,8 @@ def split_name(name: str) -> tuple[str, dict[str, str]]:
 
 
 def made(records: Sequence[Record], plan: Plan) -> dict[str, Any]:
-    """How a study was made: the epochs and the seeds of its points, and the parts it was trained and scored on.
+    """How a study was made: the epochs and the seeds of its points, the parts it was trained and scored on, and the
+    attacks, over which its worst case is; `without` are those of the tables that are not among them.
 
     `elsewhere` are the scales of `plan`, the run that shows the study, that have a network of the study at other epochs
     or trained on another part (`there`), so that the same row has other figures in the run's tables.
@@ -50,11 +52,15 @@ def made(records: Sequence[Record], plan: Plan) -> dict[str, Any]:
     for record in trained:
         cell = record.cell
         ways.setdefault((cell.dataset, cell.model, cell.width), set()).add(cell.schedule.epochs)
+    fixed = [name for name in LABELS if name not in ("clean", WORST_CASE)]
+    made_by = {name for record in records if record.step == "attack" for name in record.settings["attacks"]}
     parts, there = sorted({record.cell.part for record in trained}), plan.config["part"]
     return {
         "epochs": sorted(set().union(*ways.values())),
         "seeds": sorted({len(found) for found in seeds.values()}),
         "parts": parts,
+        "attacks": [LABELS[name] for name in fixed if name in made_by],
+        "without": [LABELS[name] for name in fixed if name not in made_by],
         "scored": sorted({record.settings["part"] for record in records if record.step == "attack"}),
         "there": there,
         "elsewhere": [

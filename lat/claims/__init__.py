@@ -57,5 +57,5 @@ def judge(
     return judgement.judge(content["claims"], source, equations, notice)
 
 
-counts, counts_by_place = text.counts, text.counts_by_place
+groups, counts, counts_by_place = text.groups, text.counts, text.counts_by_place
 brief, full = listing.brief, listing.full

@@ -12,7 +12,21 @@ from lat.claims.rules import NOT_JUDGED
 COLUMNS = 80
 NAME, VERDICT = 28, 11  # columns of a brief line before the verdict, and before the figure
 DOUBTED = "†"
-EXPLAINED = f"{DOUBTED} by the audit gradients mislead attacks on a row that is compared; --full says on which"
+TURNED = (
+    "A number is the difference in points on which the verdict turned, the weakest where all rows and attacks must "
+    "agree, with its interval, which is corrected neither for that choice nor for the number of claims; --full says of "
+    "which rows and attack it is."
+)
+EXPLAINED = (
+    f"{DOUBTED} A check of the audit, at the attacks' radius or a larger one and in one seed or more, speaks against "
+    "the gradients of a row that is compared, so that its true accuracy may be lower; --full says which. No mark is no "
+    "proof."
+)
+GROUPS = {
+    "figures": ("of the paper's claims about figures", {"reported": "on its printed numbers", "measured": "measured"}),
+    "theory": ("of its claims of theory", {"measured": "by the equation ledger"}),
+    "project": ("of this project's own claims", {"measured": "measured"}),
+}
 
 
 def brief(claims: Sequence[Mapping[str, Any]]) -> str:
@@ -30,8 +44,9 @@ def brief(claims: Sequence[Mapping[str, Any]]) -> str:
             out += _entry("  measured", text.words(measured["verdict"]), _depends(measured))
             out += [line for found in places for line in _line(f"    {text.place(found)}", found)]
         out.append("")
-    if any(found.get("doubts") for claim in claims for found in claim["measured"]["by"]):
-        out += textwrap.wrap(EXPLAINED, COLUMNS, subsequent_indent="  ")
+    places = [found for claim in claims for found in claim["measured"]["by"]]
+    notes = [TURNED] * any(found["brief"] for found in places) + [EXPLAINED] * any(f.get("doubts") for f in places)
+    out += [line for note in notes for line in (*textwrap.wrap(note, COLUMNS), "")]
     return "\n".join(out + _counts(claims))
 
 
@@ -66,11 +81,14 @@ def _depends(measured: Mapping[str, Any]) -> str:
 
 
 def _counts(claims: Sequence[Mapping[str, Any]]) -> list[str]:
-    found = {side: text.counts(claims, side) for side in ("reported", "measured")}
-    return [
-        f"{side}: " + ", ".join(f"{count} {text.words(verdict)}" for verdict, count in counted.items())
-        for side, counted in found.items()
-    ]
+    """How many claims of each group have which verdict, on each side on which it is judged."""
+    out: list[str] = []
+    for name, listed in text.groups(claims).items():
+        title, sides = GROUPS[name]
+        for side, how in sides.items() if listed else ():
+            found = ", ".join(f"{n} {text.words(verdict)}" for verdict, n in text.counts(listed, side).items())
+            out += textwrap.wrap(f"{title}, {how}: {found}", COLUMNS, subsequent_indent="  ")
+    return out
 
 
 def _line(name: str, found: Mapping[str, Any]) -> list[str]:

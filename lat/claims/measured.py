@@ -167,6 +167,9 @@ def _judged(
         return Part(column, NOT_JUDGED, missing=missing[0].label)
     counted = both if claim["direction"] == WITHIN else [subject]
     part = _tested(claim, column, differences, rules)
+    part = replace(
+        part, lost=max(row.seeds for row in both if row.lost) - part.pairs if any(row.lost for row in both) else 0
+    )
     if lost := [row for row in counted if row.lost]:
         part = replace(
             part,
@@ -174,8 +177,9 @@ def _judged(
             p_holds=1.0,
             reason=lost[0].diverged_text,
         )
-    elif reference is not None and reference.lost and part.pairs < rules.minimum_pairs:
-        part = replace(part, reason=reference.diverged_text)
+    elif reference is not None and reference.lost:
+        known = [part.reason] if part.reason and part.pairs >= rules.minimum_pairs else []
+        part = replace(part, reason="; ".join([*known, reference.diverged_text]))
     for row in counted:
         if row.seeds >= rules.minimum_pairs and row.lost > rules.fails_above_share * row.seeds:
             return replace(part, verdict=FAILS, p_holds=1.0, p_fails=0.0, reason=row.diverged_text, by_rule=True)
@@ -195,7 +199,8 @@ def _tested(claim: Mapping[str, Any], column: str, differences: list[float], rul
     found = verdict(direction, margin, estimate.low, estimate.high)
     p_holds, p_fails = p_values(direction, margin, differences)
     reason = "the interval reaches the limit" if found == UNDECIDED else ""
-    return Part(column, found, estimate.mean, estimate.low, estimate.high, count, p_holds, p_fails, reason=reason)
+    interval = estimate.mean, estimate.low, estimate.high
+    return Part(column, found, *interval, count, p_holds=p_holds, p_fails=p_fails, reason=reason)
 
 
 def p_values(direction: str, margin: float, differences: list[float]) -> tuple[float, float]:

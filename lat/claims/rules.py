@@ -63,6 +63,7 @@ class Part:
     """One comparison in one column: subject minus reference in points, its interval, and the p of both verdicts.
 
     A part that cannot be tested has p = 1; printed numbers have no p. `difference` is None where there is no pair.
+    `lost` is how many of the seeds have no pair, since one row or the other diverged in them.
     `missing` is the row that has no figure, where that is why the part is not judged. `by_rule` is whether it fails by
     the rule on diverged seeds, which is no test: `reason` says whose seeds, and the p of "fails" is 0 by definition.
     """
@@ -73,6 +74,7 @@ class Part:
     low: float | None = None
     high: float | None = None
     pairs: int = 0
+    lost: int = 0
     p_holds: float = 1.0
     p_fails: float = 1.0
     reason: str = ""

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from lat.claims.rules import DEFAULT, NOT_JUDGED, UNDECIDED, VERDICTS, Comparison, Decided, Part
+from lat.claims.rules import DEFAULT, FAILS, HOLDS, NOT_JUDGED, UNDECIDED, VERDICTS, Comparison, Decided, Part
 
 LABELS = {"clean": "clean", "fgsm": "FGSM", "ifgsm": "IFGSM", "pgd": "PGD", "eot": "EoT", "cw": "C&W"}
 LABELS |= {"worst_case": "worst case"}
@@ -38,14 +38,22 @@ def part(found: Part, level: float) -> str:
     if found.low is not None and found.high is not None:
         out += f" ({100 * level:g} % {points(found.low)} to {points(found.high)})"
     if found.pairs:
-        out += f", {found.pairs} seed{'s' if found.pairs > 1 else ''}"
+        out += f", {seeds(found)}"
+        if found.lost and found.verdict in (HOLDS, FAILS):  # of an undecided one the reason is told behind the figure
+            out += f" since {found.reason}"
     for entry in found.mcnemar if found.pairs == 1 else ():
         out += f", McNemar's p {probability(entry.p)}{f' ({entry.ahead} ahead)' if entry.ahead else ''}"
     if found.pairs > 1 and found.mcnemar:
         ahead = Counter(entry.ahead for entry in found.mcnemar)
-        mine, other, seeds = ahead["subject"], ahead["reference"], len(found.mcnemar)
-        out += f", McNemar: subject ahead in {mine} of {seeds}, reference in {other}"
+        mine, other = ahead["subject"], ahead["reference"]
+        out += f", McNemar: subject ahead in {mine} of {len(found.mcnemar)}, reference in {other}"
     return out
+
+
+def seeds(found: Part) -> str:
+    """How many seeds a difference is of; of how many, where one row or the other diverged in some."""
+    count = f"{found.pairs} of {found.pairs + found.lost}" if found.lost else str(found.pairs)
+    return f"{count} seed{'s' if found.pairs + found.lost > 1 else ''}"
 
 
 def probability(p: float) -> str:
@@ -80,9 +88,9 @@ def cell(found: Part) -> dict[str, str]:
         return {"short": "diverged", "below": found.reason}
     if found.difference is None:
         return {"short": "", "below": found.reason or absent([found.missing])}
-    below = "1 seed" if found.pairs == 1 else ""
+    below = seeds(found) if found.pairs == 1 else ""
     if found.low is not None and found.high is not None:
-        below = f"{points(found.low)} to {points(found.high)}"
+        below = f"{points(found.low)} to {points(found.high)}" + (f", {seeds(found)}" if found.lost else "")
     elif found.mcnemar:
         below += f", p {', '.join(probability(entry.p) for entry in found.mcnemar)}"
     return {"short": points(found.difference, _places(found)), "below": below}
@@ -126,12 +134,22 @@ def place(found: Mapping[str, Any]) -> str:
 
 def doubted(doubts: Sequence[str]) -> str:
     """What the audits say against the figures of a place; empty where they say nothing."""
-    return f"by the audit gradients mislead attacks on {', '.join(doubts)}" if doubts else ""
+    return f"the audit speaks against the gradients of {', '.join(doubts)}" if doubts else ""
 
 
 def added(when: Mapping[str, Any]) -> str:
     """That a claim was not there from the start: since when, and what was known then."""
     return f"added {when['date']}, {'after' if when['measured'] else 'before'} its rows were measured"
+
+
+def groups(claims: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """The claims that are counted together: the paper's about figures, single and joined; of theory; this project's."""
+    listed = list(claims)
+    return {
+        "figures": [c for c in listed if c["origin"] == "paper" and c["kind"] in ("empirical", "conjunction")],
+        "theory": [c for c in listed if c["kind"] == "theory"],
+        "project": [c for c in listed if c["origin"] == "project"],
+    }
 
 
 def counts(claims: Iterable[Mapping[str, Any]], side: str) -> dict[str, int]:

@@ -124,7 +124,7 @@ def records_of(entry: Entry, seed: int, *, diverged: bool, images: int = 10000) 
     attacked = Record(
         step="attack",
         figures=(Figure("clean_accuracy", value("clean"), n=images), *robust),
-        settings={"part": "test"},
+        settings={"part": "test", "attacks": {"fgsm": {}, "pgd": {}}},
         sources="b" * 64,
         wall_s=12.5,
         **common,

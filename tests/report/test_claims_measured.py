@@ -254,7 +254,7 @@ def test_what_the_audit_found_against_gradients_stands_beside_a_verdict_and_deci
         ("A (large ball (1) in 1 of 2 seeds)", "C (zero gradients in 1 of 1 seed)"),
     ]
     told = claims.text.doubted(after["doubts"])
-    assert told.startswith("by the audit gradients mislead attacks on A (large ball (1)")
+    assert told.startswith("the audit speaks against the gradients of A (large ball (1)")
     for told in (before, after, *before["comparisons"], *after["comparisons"]):
         del told["doubts"]
     assert before == after

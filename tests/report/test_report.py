@@ -329,7 +329,10 @@ def test_the_studies_are_read_from_the_ledgers_that_the_run_names(
     }
     said = text_of(tmp_path / "build/out")
     assert said.count("Each point was trained for 4 epochs with") == len(found)
-    assert "with 1 seed on all training images, and scored on the test images." in said
+    assert (
+        "with 1 seed on all training images, and scored on the test images, under FGSM and PGD; the tables have IFGSM"
+        in said
+    )
 
 
 def _present(records: list[Record], **letters: str) -> dict[tuple[str, str], str]:

@@ -110,6 +110,8 @@ def test_how_a_study_was_made_is_told_and_which_scales_of_the_tables_were_made_o
         "epochs": [4],
         "seeds": [1, 3],
         "parts": ["train"],
+        "attacks": ["FGSM", "PGD"],
+        "without": ["IFGSM", "EoT", "C&W"],
         "scored": ["test"],
         "there": "train",
         "elsewhere": [],
@@ -117,7 +119,7 @@ def test_how_a_study_was_made_is_told_and_which_scales_of_the_tables_were_made_o
     written(made(cells=("dnn",), scales=names[1:], epochs=2), tmp_path / "short")
     short = read_records(tmp_path / "short/records.jsonl")
     assert studies.made(short, tables)["elsewhere"] == [{"name": "wide", "epochs": 4}]
-    fit = [replace(r, cell=replace(r.cell, part="fit"), settings={"part": "validation"}) for r in short]
+    fit = [replace(r, cell=replace(r.cell, part="fit"), settings=r.settings | {"part": "validation"}) for r in short]
     found = studies.made(fit, tables)
     assert (found["parts"], found["scored"]) == (["fit"], ["validation"])
     held_out = [replace(r, cell=replace(r.cell, part="fit")) for r in read_records(tmp_path / "same/records.jsonl")]
