@@ -38,10 +38,10 @@ def undefended(table: str) -> dict[str, float]:
 
 
 class At:
-    """The figures of one scale of the MNIST run, in per cent."""
+    """The figures of one scale of a run, in per cent."""
 
-    def __init__(self, scale: str) -> None:
-        frame = pd.read_csv(REFERENCE / "mnist/ledger.csv", keep_default_na=False)
+    def __init__(self, scale: str, run: str = "mnist") -> None:
+        frame = pd.read_csv(REFERENCE / run / "ledger.csv", keep_default_na=False)
         self.frame = frame[frame["scale"] == scale].astype({"value": float})
 
     def figures(self, cell: str, attack: str, metric: str = "robust_accuracy", step: str = "attack") -> pd.DataFrame:
