@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from numbers import Real
 from typing import Any
 
 LAWS = ("fixed", "normal", "abs_normal")
@@ -50,7 +51,7 @@ def _one_of(key: str, value: object, allowed: tuple[str, ...]) -> None:
 
 
 def _positive(key: str, value: object, *, zero: bool = False) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
     if not number or value < 0 or (value == 0 and not zero):  # type: ignore[operator]
         raise CellError(f"{key}: {value!r} must be a finite number {'of at least' if zero else 'above'} 0")
 

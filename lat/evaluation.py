@@ -68,6 +68,8 @@ def evaluate(
     """
     if len(x) != len(y):
         raise ValueError(f"x: {len(x)} images, y: {len(y)} labels; give one label an image")
+    if settings := [name for name, attack in attacks.items() if isinstance(attack, Mapping)]:
+        raise ValueError(f"attacks: {settings[0]!r} has settings and is no attack; give lat.attacks.from_settings(…)")
     size = Batch(batch)
     clean, finite = _clean(model, x, y, size)
     verdicts: dict[str, Booleans] = {}
@@ -112,11 +114,17 @@ def _clean(model: nn.Module, x: Images, y: Labels, size: Batch) -> tuple[Boolean
     return np.concatenate(found), finite
 
 
-def worst_case(verdicts: Mapping[str, Booleans], names: Iterable[str]) -> Booleans:
+def worst_case(verdicts: Mapping[str, Booleans], names: Iterable[str] | Mapping[str, Attack]) -> Booleans:
     """Which images no attack of `names` broke: the AND of their verdicts, image by image.
 
-    Raises ValueError where an attack has no verdicts, where the numbers of images differ, or where `names` is empty.
+    Where the attacks themselves are given by name, they are held to one threat: a verdict of one that looks for the
+    smallest distance, such as C&W-L2, says that nothing was found at any distance, and not that the ball is safe.
+
+    Raises ValueError where an attack has no verdicts, where the numbers of images differ, where `names` is empty, and
+    for attacks that have no radius or not the same norm, radius and box.
     """
+    if isinstance(names, Mapping):
+        _refuse_other_threats(names)
     names = list(names)
     if not names:
         raise ValueError("names: no attack is named, so there is no worst case; name at least one")
@@ -128,6 +136,19 @@ def worst_case(verdicts: Mapping[str, Booleans], names: Iterable[str]) -> Boolea
             f"names: the attacks ran on different numbers of images, {counts}; name attacks on the same images"
         )
     return np.logical_and.reduce([verdicts[name] for name in names])
+
+
+def _refuse_other_threats(attacks: Mapping[str, Attack]) -> None:
+    """Raises ValueError unless all attacks look in one ball."""
+    threats = {name: (attack.threat.norm, attack.threat.radius, attack.threat.box) for name, attack in attacks.items()}
+    for name, threat in threats.items():
+        if threat[1] is None:
+            raise ValueError(
+                f"{name}: looks for the smallest distance and has no radius, so that its verdicts say nothing of a "
+                "ball; leave it out, and see its distances"
+            )
+        if threat != (first := next(iter(threats.values()))):
+            raise ValueError(f"{name}: norm, radius and box {threat}, another attack has {first}; name attacks of one")
 
 
 def save_verdicts(path: Path | str, evaluation: Evaluation) -> None:

@@ -27,10 +27,11 @@ def Fixed(radius: float) -> Law:
     return Law("fixed", radius)
 
 
-def draw_epsilon(law: Law, shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> Tensor | float:
+def draw_epsilon(law: Law, shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor | float:
     """Epsilon for a perturbation of `shape` (n, …): a number for a fixed law, else a tensor that broadcasts against it.
 
-    One draw a batch, a sample or an element, as the law says; in float32 or the dtype of `like`, whichever is wider.
+    One draw a batch, a sample or an element, as the law says, from `generator`, of which a fixed law needs none; in
+    float32 or the dtype of `like`, whichever is wider.
     """
     if law.kind == "fixed":
         return law.radius

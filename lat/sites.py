@@ -109,8 +109,54 @@ def refuse_compiled(model: nn.Module) -> None:
             )
 
 
+TYPE_CHECKERS = ("beartype", "jaxtyping", "typeguard")
+"""The packages whose wrappers of a forward change nothing, and refuse fx's proxies."""
+
+
+def _unchecked(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """A forward without the wrappers that check its types at run time; any other wrapper is traced as it is."""
+    while hasattr(forward, "__wrapped__") and _checks_types(forward):
+        forward = forward.__wrapped__
+    return forward
+
+
+def _checks_types(wrapper: Callable[..., Any]) -> bool:
+    code = getattr(wrapper, "__code__", None)
+    package = getattr(wrapper, "__globals__", {}).get("__name__", "").partition(".")[0]
+    return package in TYPE_CHECKERS or (code is not None and code.co_filename.startswith("<@beartype"))
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """The network itself: DistributedDataParallel is unwrapped. Raises SiteError for DataParallel, and for a model
+    that is compiled or has a part that is.
+    """
+    refuse_compiled(model)
+    if isinstance(model, nn.DataParallel):
+        raise SiteError("DataParallel runs copies of the layers, whose hooks are lost; use DistributedDataParallel")
+    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+
+
+def refuse_hidden(model: nn.Module, graph: fx.Graph) -> None:
+    """Raises SiteError where a module of the forward pass, or one that holds it, does more than its `graph` shows: by a
+    forward hook, or a forward that was set on the module itself.
+    """
+    modules = dict(model.named_modules())
+    for called in dict.fromkeys(str(node.target) for node in graph.nodes if node.op == "call_module"):
+        parts = called.split(".")
+        for name in (".".join(parts[:count]) for count in range(len(parts) + 1)):
+            module = modules[name]
+            what = f"module {name!r}" if name else type(model).__name__
+            if module._forward_hooks or module._forward_pre_hooks:
+                raise SiteError(f"{what} has forward hooks, which may change its output; remove them first")
+            if "forward" in vars(module):
+                raise SiteError(
+                    f"{what} has a forward that was set on it, and not on its class, which may change its output; "
+                    "write it as a module"
+                )
+
+
 class Tracer(fx.Tracer):
-    """Traces what `functools.wraps` has wrapped: a forward that checks its types at run time refuses fx's proxies.
+    """Traces what a run-time type checker has wrapped, which refuses fx's proxies.
 
     A layer of a subclass that keeps torch's forward is one module of the graph, as torch's own are.
     """
@@ -121,12 +167,12 @@ class Tracer(fx.Tracer):
     def create_args_for_root(
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
     ) -> tuple[Callable[..., Any], list[Any]]:
-        return super().create_args_for_root(inspect.unwrap(root_fn), is_module, concrete_args)
+        return super().create_args_for_root(_unchecked(root_fn), is_module, concrete_args)
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        plain = inspect.unwrap(type(m).forward)
+        plain = _unchecked(type(m).forward)
         return super().call_module(m, lambda *a, **k: plain(m, *a, **k), args, kwargs)
 
 
@@ -194,8 +240,8 @@ class Tap:
     input in place, such as ReLU(inplace=True), does not change them. `sizes` holds the shape of the last input of every
     module without its batch axis; it is there before `change` is called. Modules in eval mode are otherwise left
     alone. `readers` name further modules, whose outputs are left alone: what a reader makes of its module and the
-    input x (n, *size) is in `seen`, and the input's shape in `sizes`. The hooks are gone when the block ends, whatever
-    was raised in it.
+    input x (n, *size) is in `seen`, and the input's shape in `sizes`. A forward pass for which `counts()` is false
+    leaves no trace. The hooks are gone when the block ends, whatever was raised in it.
     """
 
     def __init__(
@@ -203,10 +249,12 @@ class Tap:
         modules: Mapping[str, nn.Module],
         change: Callable[[str, Tensor], Tensor | None],
         readers: Mapping[str, tuple[nn.Module, Reader]] = MappingProxyType({}),
+        counts: Callable[[], bool] = lambda: True,
     ) -> None:
         self.modules = modules
         self.change = change
         self.readers = readers
+        self.counts = counts
         self.edges: dict[str, GradientEdge | None] = {}
         self.gradients: dict[str, Tensor] = {}
         self.sizes: dict[str, tuple[int, ...]] = {}
@@ -243,6 +291,8 @@ class _Hook(_Uncopied):
 
     def __call__(self, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], y: Tensor) -> Tensor | None:
         tap, name = self.tap, self.name
+        if not tap.counts():
+            return None
         x, *_ = (*inputs, *named.values())
         tap.sizes[name] = tuple(x.shape[1:])
         if not module.training:
@@ -281,6 +331,8 @@ class _Read(_Uncopied):
         self.reader = reader
 
     def __call__(self, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], y: object) -> None:
+        if not self.tap.counts():
+            return
         x, *_ = (*inputs, *named.values())
         self.tap.sizes[self.name] = tuple(x.shape[1:])
         found = self.reader(module, x)

@@ -35,10 +35,10 @@ def certified(
     over the interval of h: True is a proof, up to SLACK, and False says nothing. A tie is not certified, nor is what is
     not finite. The model is taken in eval mode and float64, as a copy: it is left as it is.
 
-    Raises BoundsError as `radii` does, and for a network that does not end in nn.Linear, images outside the box, labels
-    that are no classes, or numbers of images and labels that differ.
+    Raises BoundsError as `radii` does, and for a network that does not end in nn.Linear, images outside the box, an
+    empty box, labels that are no classes or not one an image, or a batch below 1.
     """
-    _check(x, y, eps, box)
+    _check(x, y, eps, box, batch)
     exact = copy.deepcopy(model).double().eval()
 
     def bound(z: Images) -> BeforeLast:
@@ -54,7 +54,7 @@ def certified_by_chain(model: nn.Module, x: Images, y: Labels, eps: float, batch
     input, as `radii` has it. It never certifies more than `certified`, which knows which ReLUs are off; otherwise, and
     in what it raises, it is like it.
     """
-    _check(x, y, eps, None)
+    _check(x, y, eps, None, batch)
     exact = copy.deepcopy(model).double().eval()
 
     def bound(z: Images) -> BeforeLast:
@@ -65,10 +65,16 @@ def certified_by_chain(model: nn.Module, x: Images, y: Labels, eps: float, batch
     return _in_batches(bound, x, y, batch)
 
 
-def _check(x: Images, y: Labels, eps: float, box: Box | None) -> None:
+def _check(x: Images, y: Labels, eps: float, box: Box | None, batch: int) -> None:
     check_radius(eps)
-    if len(x) != len(y):
-        raise BoundsError(f"x: {len(x)} images, y: {len(y)} labels; give one label an image")
+    if batch < 1:
+        raise BoundsError(f"batch: {batch} images at a time; give a number of at least 1")
+    if y.shape != x.shape[:1]:
+        raise BoundsError(f"y: shape {tuple(y.shape)} beside {len(x)} images; give one label an image, ({len(x)},)")
+    if y.is_floating_point():
+        raise BoundsError(f"y: {y.dtype} is no class; give whole numbers, as y.long()")
+    if box is not None and not box[0] <= box[1]:
+        raise BoundsError(f"box: {box} is empty; give (low, high) with low <= high")
     if box is not None and not bool(((x >= box[0]) & (x <= box[1])).all()):
         raise BoundsError(f"x: an image leaves the box {box}; give images in it, or another box")
 

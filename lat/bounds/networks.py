@@ -21,7 +21,7 @@ from lat.bounds.operations import (
     through_module,
 )
 from lat.bounds.primitives import Interval
-from lat.sites import Tracer
+from lat.sites import SiteError, Tracer, refuse_compiled, refuse_hidden
 from lat.types import Images
 
 OUTPUT = ""
@@ -36,11 +36,14 @@ def radii(model: nn.Module, size: Sequence[int], eps: float = 1.0) -> dict[str, 
     model, differentiable by its weights. A module that is called more than once has no single radius: it is passed,
     but has no entry. Scope `network` of eqs. (7) and (9): it does not know which ReLUs are off.
 
-    Raises BoundsError for an eps that is no finite number >= 0, and for a model that cannot be traced, has an operation
-    that bounds cannot pass (naming it and what they pass), is given BatchNorm or dropout in train mode, or changes in
-    place what is used again.
+    Raises BoundsError for an eps that is no finite number >= 0, for a size that is no shape, and for a model that
+    cannot be traced, does more than its trace shows (hooks, a forward set on a module), has an operation that bounds
+    cannot pass (naming it and what they pass), is given BatchNorm or dropout in train mode, or changes in place what is
+    used again.
     """
     check_radius(eps)
+    if not isinstance(size, Sequence):
+        raise BoundsError(f"size: {size!r} is no shape; give that of one input without its batch, as (1, 28, 28)")
     like = next(model.parameters(), torch.empty(0))
     start = torch.full((1, *size), eps, dtype=like.dtype, device=like.device)
     return {site: radius[0] for site, radius in passed(model, Radii(), start).sites.items()}
@@ -127,14 +130,21 @@ class _GraphTracer(Tracer):
 
 
 def trace(model: nn.Module) -> fx.Graph:
-    """The graph of the forward pass. Raises BoundsError where there is none."""
+    """The graph of the forward pass. Raises BoundsError where there is none, and where a module does more than its
+    graph shows.
+    """
     try:
-        return _GraphTracer().trace(model)
+        refuse_compiled(model)
+        graph = _GraphTracer().trace(model)
+        refuse_hidden(model, graph)
+    except SiteError as error:
+        raise BoundsError(str(error)) from error
     except Exception as error:  # fx raises whatever the traced forward raises
         raise BoundsError(
             f"{type(model).__name__} cannot be traced ({error}); bounds need a forward pass that is the same for "
             "all inputs"
         ) from error
+    return graph
 
 
 def traced(model: nn.Module) -> fx.Graph:
@@ -156,14 +166,22 @@ def traced(model: nn.Module) -> fx.Graph:
 
 def refuse_overwritten(modules: Mapping[str, nn.Module], node: fx.Node) -> None:
     """Raises BoundsError where what `node` overwrites, or what shares memory with it, is read by another operation."""
-    changed: Any = node.args[0] if node.args else None
-    while isinstance(changed, fx.Node):
+    for changed in first_inputs(modules, node):
         if len(changed.users) > 1:
             raise BoundsError(
                 f"{node.name!r} works in place on {changed.name!r}, which is used again; take inplace=False"
             )
-        shared = shares_memory(modules, changed.op, changed.target, changed.kwargs)
-        changed = changed.args[0] if shared and changed.args else None
+
+
+def first_inputs(modules: Mapping[str, nn.Module], node: fx.Node) -> list[fx.Node]:
+    """The first input of `node`, and all of which it may be a view."""
+    found: list[fx.Node] = []
+    entry: Any = node.args[0] if node.args else None
+    while isinstance(entry, fx.Node):
+        found.append(entry)
+        shared = shares_memory(modules, entry.op, entry.target, entry.kwargs)
+        entry = entry.args[0] if shared and entry.args else None
+    return found
 
 
 def inputs(node: fx.Node, found: Mapping[fx.Node, Value]) -> list[Value]:

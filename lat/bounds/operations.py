@@ -52,7 +52,12 @@ FUNCTIONS: Mapping[object, str] = {
     functional.dropout: "dropout", functional.dropout1d: "dropout", functional.dropout2d: "dropout",
     functional.dropout3d: "dropout", functional.alpha_dropout: "dropout", functional.feature_alpha_dropout: "dropout",
 }  # fmt: skip
-IN_PLACE: tuple[object, ...] = (torch.relu_, "relu_", operator.iadd, "add_")
+VIEWS = (
+    "view", "view_as", "reshape", "squeeze", "unsqueeze", "transpose", "permute", "t", "expand", "narrow", "select",
+    "unbind", "chunk", "split", "detach", "contiguous", "getitem", "movedim", "swapaxes", "unfold", "unflatten",
+    "diagonal",
+)  # fmt: skip
+"""Methods and functions, by name, whose output may be a view of their input."""
 PASSED = (
     f"modules: {', '.join(kind.__name__ for kind in MODULES)}; functions and methods: relu, flatten(1), "
     "max_pool1d to 3d, avg_pool1d to 3d, adaptive_avg_pool1d to 3d, the dropouts, and + of two layers' outputs"
@@ -66,13 +71,11 @@ class BoundsError(ValueError):
 def through_module(domain: Domain[Value], name: str, module: nn.Module, value: Value) -> Value:
     """The bound on the output of `module`, called `name`, from that on its input.
 
-    Raises BoundsError for a module that bounds cannot pass, in train mode where that matters, or with hooks.
+    Raises BoundsError for a module that bounds cannot pass, or in train mode where that matters.
     """
     kind = type(module)
     if kind not in MODULES:
         raise BoundsError(f"{name!r} is a {kind.__name__}, which bounds cannot pass; they pass {PASSED}")
-    if module._forward_hooks or module._forward_pre_hooks:
-        raise BoundsError(f"{name!r} has forward hooks, which may change its output; remove them first")
     if module.training and kind in (*NORMS, *DROPOUTS):
         raise BoundsError(
             f"{name!r} is a {kind.__name__} in train mode, where its output is no fixed function of its input and "
@@ -198,7 +201,13 @@ def in_place(modules: Mapping[str, nn.Module], kind: str, target: Any, kwargs: M
     """Whether a traced operation overwrites its first input."""
     if kind == "call_module":
         return bool(getattr(modules[str(target)], "inplace", False))
-    return target in IN_PLACE or bool(kwargs.get("inplace"))
+    name = _named(target)
+    overwrites = name.endswith("_") and not name.endswith("__")  # torch's own way to say so
+    return overwrites or target is operator.iadd or bool(kwargs.get("inplace")) or kwargs.get("out") is not None
+
+
+def _named(target: Any) -> str:
+    return target if isinstance(target, str) else str(getattr(target, "__name__", ""))
 
 
 def shares_memory(modules: Mapping[str, nn.Module], kind: str, target: Any, kwargs: Mapping[str, Any]) -> bool:
@@ -207,4 +216,4 @@ def shares_memory(modules: Mapping[str, nn.Module], kind: str, target: Any, kwar
         return True
     if kind == "call_module":
         return type(modules[str(target)]) in (nn.Flatten, nn.Identity, *DROPOUTS)
-    return FUNCTIONS.get(target) in ("flatten", "dropout")
+    return FUNCTIONS.get(target) in ("flatten", "dropout") or _named(target) in VIEWS

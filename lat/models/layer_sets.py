@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import nn
 
-from lat.sites import CONVOLUTIONS, PERTURBABLE, SiteError, Tracer
+from lat.sites import CONVOLUTIONS, PERTURBABLE, TRANSPOSED, SiteError, Tracer, bare
 
 Layers = Sequence[tuple[str, nn.Module]]
 
@@ -18,8 +18,8 @@ LAYER_SETS: Mapping[str, Callable[[Layers], Layers]] = {
 
 
 def convolutions(layers: Layers) -> Layers:
-    """Those of the layers that are convolutions, shortcuts included."""
-    return [(name, module) for name, module in layers if isinstance(module, CONVOLUTIONS)]
+    """Those of the layers that are convolutions, transposed ones and shortcuts included."""
+    return [(name, module) for name, module in layers if isinstance(module, (*CONVOLUTIONS, *TRANSPOSED))]
 
 
 def layer_set(model: nn.Module, names: Sequence[str]) -> tuple[str, ...]:
@@ -30,11 +30,16 @@ def layer_set(model: nn.Module, names: Sequence[str]) -> tuple[str, ...]:
     `conv_all_with_first` for every convolution. A layer that the forward pass does not call is in no set. Names of
     modules stand for themselves; where a module is called as a set is, that name is the module's.
 
+    DistributedDataParallel is unwrapped: the names are those of the network in it, as `lat.LayerwiseAdversary` takes
+    them.
+
     Raises SiteError for one text in the place of names, for a name that is neither a set's nor a module's, for a set
-    beside other names, for a set that has no layer in this model, and where the order cannot be traced.
+    beside other names, for a set that has no layer in this model, for a compiled model, and where the order cannot be
+    traced, whole or in a part such as nn.TransformerEncoderLayer.
     """
     if isinstance(names, str):
         raise SiteError(f"layers: {names!r} is one text; give a list of names, [{names!r}]")
+    model = bare(model)
     modules = dict(model.named_modules())
     held = [(name, module) for name, module in modules.items() if name and isinstance(module, PERTURBABLE)]
     its_layers = f"{type(model).__name__}; it has {', '.join(name for name, _ in held) or 'none to perturb'}"
@@ -63,4 +68,10 @@ def called(model: nn.Module) -> Layers:
         ) from error
     modules = dict(model.named_modules())
     names = dict.fromkeys(str(node.target) for node in graph.nodes if node.op == "call_module")
+    for name in names:
+        if any(isinstance(part, PERTURBABLE) for part in modules[name].modules() if part is not modules[name]):
+            raise SiteError(
+                f"layers: {name!r} is a {type(modules[name]).__name__}, into which the order of layers cannot be "
+                "traced; name the layers"
+            )
     return [(name, modules[name]) for name in names if isinstance(modules[name], PERTURBABLE)]

@@ -19,8 +19,9 @@ from lat.perturbation.error import PerturbationError
 from lat.perturbation.forming import Formation, Term
 from lat.perturbation.passing import Seen
 from lat.perturbation.routes import INPUT
-from lat.sites import SiteError, Tap, refuse_compiled
+from lat.sites import SiteError, Tap, bare
 
+INSIDE = "run the model inside the block, in training mode, or leave the layer out"
 UNUSED = 10
 """Blocks in a row with a backward pass and no R learned, after which a warning says so; accumulated gradients leave out
 a few."""
@@ -70,10 +71,12 @@ class LayerwiseAdversary:
     * The first batch, and the first after `reset()`, goes unperturbed (t = 0).
     * A batch of another size than R's, or of images of another size, goes unperturbed, as at t = 0, and is counted in
       `skipped`.
-    * A model, or a layer, in eval mode inside the block goes unperturbed.
+    * A model, or a layer, in eval mode inside the block goes unperturbed; a pass of a model in eval mode, as to follow
+      its accuracy, leaves no trace in R.
     * `update()` without a backward pass through the block's outputs raises PerturbationError. Where it is forgotten,
       there is never an R and training is plain: after ten blocks in a row that had a backward pass and taught nothing,
       a UserWarning says so.
+    * An epsilon that is neither a number nor a law, or a reading that is none, raises PerturbationError.
     * A name that is no such layer, a convolution padded with other than zeros or unequally, a wider scope that leads
       through a module or operation that radii cannot pass, a layer called twice in one block or under
       torch.utils.checkpoint, or (gradient at the activation) a network that is no chain of layers and ReLU modules,
@@ -101,15 +104,14 @@ class LayerwiseAdversary:
         *,
         seed: int = 0,
     ) -> None:
-        refuse_compiled(model)
-        if isinstance(model, nn.DataParallel):
-            raise SiteError("DataParallel runs copies of the layers, whose hooks are lost; use DistributedDataParallel")
-        self.model = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+        self.model = bare(model)
         if isinstance(layers, str):
             raise SiteError(f"layers: {layers!r} is one text; give a list of names, [{layers!r}]")
         self.layers = tuple(layers)
-        self.law = epsilon if isinstance(epsilon, Law) else Fixed(float(epsilon))
-        self.reading = reading or Reading()
+        self.law = _law(epsilon)
+        self.reading = Reading() if reading is None else reading
+        if not isinstance(self.reading, Reading):
+            raise PerturbationError(f"reading: {reading!r} is no reading; give lat.Reading(form='closed', …)")
         self.seed = seed
         self.skipped = 0
         if not self.layers:
@@ -138,7 +140,7 @@ class LayerwiseAdversary:
             raise PerturbationError("the block is entered already; leave it first")
         self._count_unused()
         self._mismatched = False
-        self._tap = Tap(self._watched, self._change, self._readers)
+        self._tap = Tap(self._watched, self._change, self._readers, self._training)
         self._tap.__enter__()
         self._inside = True
         return self
@@ -203,7 +205,7 @@ class LayerwiseAdversary:
                 "update() has no block to learn from: run a forward pass inside one, leave it, and call backward()"
             )
         tap, self._tap = self._tap, None
-        self._learn(tap, "call loss.backward() before update(), with the layer in training mode")
+        self._learn(tap, "call loss.backward() before update(), with the layer in training mode", INSIDE)
 
     def observe(self, loss: Callable[[], Tensor]) -> None:
         """Pairing `same`: R from this very batch, by a plain pass before the block.
@@ -219,13 +221,13 @@ class LayerwiseAdversary:
             )
         if self._inside:
             raise PerturbationError("observe() is a plain pass; call it before entering the block")
-        with Tap(self._watched, lambda name, y: None, self._readers) as tap:
+        with Tap(self._watched, lambda name, y: None, self._readers, self._training) as tap:
             value = loss()
         missing = "the loss given to observe() must come from the model in training mode"
         edges = [edge for edge in tap.edges.values() if edge is not None]
         if edges:
             torch.autograd.grad(value, edges, allow_unused=True)
-        self._learn(tap, missing)
+        self._learn(tap, missing, missing)
 
     def push(self, delta: Tensor, x: Tensor | None = None) -> None:
         """Source `cw`: R from a perturbation delta (n, *size) of the network's inputs, as an attack has found it.
@@ -251,10 +253,8 @@ class LayerwiseAdversary:
         if x is not None:
             with torch.no_grad(), Tap({}, lambda name, y: None, self._readers) as tap:
                 self.model(x)
-        seen = Seen({}, {})
-        if tap is not None:
-            seen = Seen(dict(tap.sizes), dict(tap.seen))
-        elif missing := [name for name in self._readers if name != INPUT]:
+        seen = Seen({}, {}) if tap is None else Seen(dict(tap.sizes), dict(tap.seen))
+        if missing := [name for name in self._readers if name != INPUT and name not in seen.sizes]:
             raise PerturbationError(
                 f"R depends on what a forward pass shows at {missing[0]!r}, and there was none: give push() the batch "
                 "x that delta belongs to, or call it after a block"
@@ -287,12 +287,12 @@ class LayerwiseAdversary:
                 f"source {self.reading.source!r} takes R from {way}; {call} is for source {source!r}{needs}"
             )
 
-    def _learn(self, tap: Tap, mend: str) -> None:
-        """Terms and R from the gradients that `tap` has recorded."""
+    def _learn(self, tap: Tap, mend: str, unseen: str) -> None:
+        """Terms and R from the gradients that `tap` has recorded; what to do without gradients, or without a pass."""
         with torch.no_grad(), self._formation.full_precision():
-            terms = gradients.terms(self._formation, self._gradient_sites, tap, self._rng, mend)
-            if unseen := [name for name in self._readers if name not in tap.sizes]:
-                raise PerturbationError(f"no forward pass led through {unseen[0] or 'the whole model'!r}: {mend}")
+            terms = gradients.terms(self._formation, self._gradient_sites, tap, self._rng, mend, unseen)
+            if unread := [name for name in self._readers if name not in tap.sizes]:
+                raise PerturbationError(f"no forward pass led through {unread[0] or 'the whole model'!r}: {unseen}")
             seen = Seen(dict(tap.sizes), dict(tap.seen))
             formed = self._formation.form(terms, seen, self.layers) if self.reading.gradient == "detached" else {}
         self._keep(terms, seen, formed)
@@ -322,6 +322,9 @@ class LayerwiseAdversary:
             with torch.no_grad(), self._formation.full_precision():
                 return self._formation.form(self._terms, self._seen, self.layers)
         return found
+
+    def _training(self) -> bool:
+        return self.model.training
 
     # State -----------------------------------------------------------------------------------------------------------
 
@@ -396,6 +399,14 @@ class LayerwiseAdversary:
         memo[id(self)] = twin
         twin.load_state_dict(copy.deepcopy(self.state_dict(), memo))
         return twin
+
+
+def _law(epsilon: object) -> Law:
+    if isinstance(epsilon, Law):
+        return epsilon
+    if isinstance(epsilon, str) or not isinstance(epsilon, SupportsFloat):
+        raise PerturbationError(f"epsilon: {epsilon!r} is no number and no law; give 0.1, or lat.Normal(0, 0.1)")
+    return Fixed(float(epsilon))
 
 
 def _placed(values: Mapping[str, Any], device: torch.device) -> dict[str, Any]:

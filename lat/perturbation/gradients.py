@@ -30,12 +30,13 @@ def terms(
     tap: Tap,
     rng: Callable[[torch.device], torch.Generator],
     mend: str,
+    unseen: str,
 ) -> dict[str, Term]:
     """The term of each layer from the gradients that `tap` has recorded at `places`, as `sites` gives them; epsilon is
     drawn from the generator `rng` of a device.
 
-    Raises PerturbationError naming the layer that no gradient reached, with `mend` in its words, or whose gradient has
-    another shape than its output.
+    Raises PerturbationError naming the layer that no gradient reached, with `mend` in its words, or `unseen` where no
+    pass has called it, or whose gradient has another shape than its output.
     """
     reading, law = formation.reading, formation.law
     one_draw = reading.scope != "local" and law.draw != "element"
@@ -45,7 +46,11 @@ def terms(
     for name in formation.layers:
         source = formation.source(name)
         site = places[source]
-        if site not in tap.gradients or name not in tap.sizes:
+        if uncalled := [place for place in (site, name) if place not in tap.sizes]:
+            raise PerturbationError(
+                f"no gradient reached layer {uncalled[0]!r}, which no pass in training mode has called: {unseen}"
+            )
+        if site not in tap.gradients:
             frozen = site in tap.edges and tap.edges[site] is None
             asked = "its output requires none; let a parameter up to it, or the input, require a gradient"
             raise PerturbationError(f"no gradient reached layer {site!r}: {asked if frozen else mend}")
@@ -54,7 +59,8 @@ def terms(
         direction = directions[source]
         n = tap.gradients[site].shape[0]
         if not one_draw or shared is None:
-            shared = draw_epsilon(law, (n, *direction.shape[1:]), direction, rng(direction.device))
+            generator = None if law.kind == "fixed" else rng(direction.device)
+            shared = draw_epsilon(law, (n, *direction.shape[1:]), direction, generator)
         rows = formation.rows(n, shared=reading.pairing == "mean" and law.draw == "batch")
         eps = shared.view(-1, *[1] * (direction.dim() - 1)) if one_draw and isinstance(shared, Tensor) else shared
         found[name] = Term(direction, eps, None, rows, tap.sizes[name])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from lat.bounds.networks import refuse_overwritten, trace
+from lat.bounds.networks import first_inputs, refuse_overwritten, trace
 from lat.bounds.operations import DROPOUTS, FUNCTIONS, MAXIMA, MEANS, NORMS, PASSED, BoundsError, in_place
 from lat.cells import Reading
 from lat.sites import CONVOLUTIONS, PERTURBABLE, TRANSPOSED, WITHOUT_ORDER, Reader, SiteError, layer
@@ -287,9 +287,10 @@ def _passed(node: fx.Node, operation: Operation) -> bool:
 
 
 def _refuse_changed(graph: fx.Graph, modules: Mapping[str, nn.Module], way: set[fx.Node]) -> None:
-    """Raises SiteError where what lies on the way is overwritten and read again."""
+    """Raises SiteError where what lies on the way, or a view of it, is overwritten and read again."""
     for node in graph.nodes:
-        calls = node.op.startswith("call") and not way.isdisjoint([node, *node.all_input_nodes])
+        near = (node, *node.all_input_nodes, *first_inputs(modules, node))
+        calls = node.op.startswith("call") and not way.isdisjoint(near)
         if calls and in_place(modules, node.op, node.target, node.kwargs):
             try:
                 refuse_overwritten(modules, node)

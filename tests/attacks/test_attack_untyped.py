@@ -45,6 +45,7 @@ model, x, y = torch.nn.Linear(3, 2), torch.full((5, 3), 0.5), torch.zeros(5, dty
 cut = lambda: run_attack(model, x, y, range(5), Cutting(), 0)
 expect(AttackError, "Cutting: candidates are torch.float32 (2, 3)", cut)
 expect(ValueError, "x: 5 images, y: 4 labels", lambda: evaluate(model, x, y[:4], {}, 0))
+expect(ValueError, "attacks: 'fgsm' has settings and is no attack", lambda: evaluate(model, x, y, settings, 0))
 print("all refused")
 """
 

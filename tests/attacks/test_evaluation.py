@@ -108,7 +108,7 @@ def test_the_worst_case_is_the_and_over_attacks(digits: Digits, quick: dict[str,
 def test_one_more_attack_never_raises_the_worst_case(n: int, count: int, seed: int) -> None:
     random = np.random.default_rng(seed)
     verdicts = {str(k): random.random(n) < 0.7 for k in range(count + 1)}
-    fewer, more = worst_case(verdicts, list(verdicts)[:-1]), worst_case(verdicts, verdicts)
+    fewer, more = worst_case(verdicts, list(verdicts)[:-1]), worst_case(verdicts, list(verdicts))
     assert not (more & ~fewer).any()
     np.testing.assert_array_equal(worst_case(verdicts, reversed(list(verdicts))), more)
 
@@ -121,6 +121,18 @@ def test_a_worst_case_over_nothing_or_over_different_images_is_refused() -> None
         worst_case(verdicts, ["pgd", "eot"])
     with pytest.raises(ValueError, match="different numbers of images"):
         worst_case(verdicts, ["pgd", "cw_l2"])
+
+
+def test_attacks_of_one_threat_have_a_worst_case_and_others_are_named(digits: Digits, quick: dict[str, Attack]) -> None:
+    result = evaluate(digits.model, digits.x[:20], digits.y[:20], quick, seed=0)
+    inside = {name: quick[name] for name in BALL}
+    np.testing.assert_array_equal(worst_case(result.verdicts, inside), worst_case(result.verdicts, BALL))
+    with pytest.raises(ValueError, match="cw_l2: looks for the smallest distance and has no radius, so that"):
+        worst_case(result.verdicts, inside | {"cw_l2": quick["cw_l2"]})
+    threat = replace(quick["pgd"].threat, radius=0.2)
+    other = inside | {"pgd": replace(quick["pgd"], threat=threat)}  # type: ignore[type-var]
+    with pytest.raises(ValueError, match=r"pgd: norm, radius and box \('linf', 0\.2, .* another attack has .* 0\.1"):
+        worst_case(result.verdicts, other)
 
 
 @given(st.integers(0, 300), st.integers(1, 300), st.integers(1, 300))

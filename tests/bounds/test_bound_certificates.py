@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
@@ -233,13 +234,30 @@ def test_an_argument_that_cannot_be_is_refused(x: float, y: int, eps: float, com
         certified(HAND, torch.tensor([[x]]), torch.tensor([y]), eps)
 
 
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        ({"batch": 0}, "batch: 0 images at a time; give a number of at least 1"),
+        ({"batch": -1}, "batch: -1 images at a time"),
+        ({"box": (1.0, 0.0)}, r"box: \(1\.0, 0\.0\) is empty; give \(low, high\) with low <= high"),
+    ],
+)
+def test_a_batch_or_a_box_that_cannot_be_is_refused(given: dict[str, Any], complaint: str) -> None:
+    """Five images a batch of minus one would have been no answer at all."""
+    with pytest.raises(BoundsError, match=complaint):
+        certified(HAND, torch.full((5, 1), 0.5), torch.zeros(5, dtype=torch.long), 0.1, **given)
+
+
 UNTYPED = """
 import torch
 from lat import bounds
 
 model, x = torch.nn.Sequential(torch.nn.Linear(3, 2)), torch.full((5, 3), 0.5)
 for call, message in [
-    (lambda: bounds.certified(model, x, torch.zeros(4, dtype=torch.int64), 0.1), "x: 5 images, y: 4 labels"),
+    (lambda: bounds.certified(model, x, torch.zeros(4, dtype=torch.int64), 0.1), "y: shape (4,) beside 5 images"),
+    (lambda: bounds.certified(model, x, torch.zeros(5, 1, dtype=torch.int64), 0.1), "y: shape (5, 1) beside 5 images"),
+    (lambda: bounds.certified(model, x, torch.zeros(5), 0.1), "y: torch.float32 is no class; give whole numbers"),
+    (lambda: bounds.radii(model, 3), "size: 3 is no shape; give that of one input without its batch"),
     (lambda: bounds.intervals(model, x, x[:2]), "low, high: shapes (5, 3) and (2, 3)"),
 ]:
     try:

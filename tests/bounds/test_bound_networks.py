@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, wraps
 
 import pytest
 import torch
@@ -310,10 +310,45 @@ def test_a_wrong_interval_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) 
 # Refusals ------------------------------------------------------------------------------------------------------------
 
 
-def hooked() -> nn.Module:
-    model = nn.Sequential(nn.Linear(4, 4))
-    model[0].register_forward_hook(lambda _, __, y: 2 * y)
+def hooked(name: str = "0") -> nn.Module:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4)))
+    model.get_submodule(name).register_forward_hook(lambda _, __, y: 2 * y)
     return model
+
+
+def scaled_first(name: str = "") -> nn.Module:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4)))
+    model.get_submodule(name).register_forward_pre_hook(lambda _, x: (20 * x[0],))
+    return model
+
+
+def replaced(name: str) -> nn.Module:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4)))
+    part = model.get_submodule(name)
+    plain = part.forward
+    part.forward = lambda x: -plain(x)  # type: ignore[method-assign, assignment]
+    return model
+
+
+def shifted(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    @wraps(forward)
+    def wrapper(self: nn.Module, x: Tensor) -> Tensor:
+        return forward(self, x - 0.5)
+
+    return wrapper
+
+
+class Wrapped(nn.Module):
+    """A forward whose wrapper does more than it, and looks like it to `inspect.unwrap`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    @shifted
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.layer(x)
+        return found
 
 
 def branching(x: Tensor, layer: nn.Module) -> Tensor:
@@ -353,7 +388,16 @@ def overwritten_sum(x: Tensor, layer: nn.Module) -> Tensor:
         (nn.Sequential(nn.BatchNorm1d(4)), "'0' is a BatchNorm1d in train mode"),
         (nn.Sequential(nn.Dropout()), "'0' is a Dropout in train mode"),
         (nn.Sequential(nn.BatchNorm1d(4, track_running_stats=False)).eval(), "'0' normalises with the statistics of"),
-        (hooked(), "'0' has forward hooks"),
+        (hooked(), "module '0' has forward hooks, which may change its output; remove them first"),
+        (hooked("1"), "module '1' has forward hooks"),
+        (scaled_first(), "Sequential has forward hooks"),
+        (scaled_first("1.0"), "module '1.0' has forward hooks"),
+        (replaced(""), "Sequential has a forward that was set on it, and not on its class"),
+        (replaced("1"), "module '1' has a forward that was set on it"),
+        (replaced("1.0"), "module '1.0' has a forward that was set on it"),
+        (Wrapped(), "'sub' (sub) is an operation that bounds cannot pass"),
+        (nn.Sequential(Wrapped()), "'sub' (sub) is an operation that bounds cannot pass"),
+        (torch.compile(nn.Linear(4, 4), backend="eager"), "OptimizedModule is compiled by torch.compile"),
         (nn.Linear(4, 4), "'weight' is a tensor that the forward pass uses by itself"),
         (Function(lambda x, layer: torch.tanh(layer(x))), "'tanh' (tanh) is an operation that bounds cannot pass"),
         (Function(lambda x, layer: layer(x).sigmoid()), "'sigmoid' (sigmoid) is an operation"),
@@ -416,6 +460,14 @@ def test_a_padding_by_name_is_passed(padding: str) -> None:
 def test_an_eps_that_is_no_radius_is_refused(eps: float) -> None:
     with pytest.raises(BoundsError, match=r"eps: .* is no radius"):
         bounds.radii(nn.Sequential(nn.Linear(4, 4)), (4,), eps)
+
+
+def test_hooks_beside_the_forward_pass_are_no_matter() -> None:
+    model = nn.Sequential(nn.Linear(4, 4))
+    plain = bounds.radii(model, (4,))[""]
+    model[0].register_full_backward_hook(lambda *_: None)
+    model.unused = nn.Identity()
+    assert torch.equal(bounds.radii(nn.Sequential(model[0]), (4,))[""], plain)
 
 
 def test_ends_that_bound_no_box_are_refused() -> None:

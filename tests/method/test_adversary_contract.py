@@ -17,7 +17,7 @@ from plain_network import batch, network
 from torch import Tensor, distributed, nn
 from torch.nn.functional import cross_entropy
 
-from lat import Fixed, LayerwiseAdversary, Normal, PerturbationError, Reading, SiteError
+from lat import Fixed, LayerwiseAdversary, Normal, PerturbationError, Reading, SiteError, layer_set
 from lat.perturbation.adversary import UNUSED
 
 NAMED = ("fc2", "fc4")
@@ -110,6 +110,59 @@ def test_a_layer_in_eval_mode_goes_unperturbed_and_the_others_do_not() -> None:
         expected = model(x)
     assert torch.equal(one_left, expected)
     assert not torch.equal(one_left, model(x))
+
+
+@pytest.mark.parametrize(
+    "reading", [Reading(), Reading("propagated", "network"), Reading(scope="network", gradient="attached")]
+)
+def test_a_pass_in_eval_mode_inside_the_block_leaves_no_trace(reading: Reading) -> None:
+    """As to follow accuracy: on fewer and larger images than those of the batch, before or after its own pass."""
+    layers = [nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(2, 3, 2)]
+    model = nn.Sequential(*layers, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))
+    x, y, larger = torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 0, 1]), torch.rand(3, 1, 12, 12)
+
+    def learned(*looks: str) -> dict[str, Tensor]:
+        own = copy.deepcopy(model)
+        adversary = LayerwiseAdversary(own, ["4", "8"], 0.1, reading)
+
+        def look() -> None:
+            own.eval()
+            own(larger)
+            own.train()
+
+        with adversary:
+            for moment in ("before", "after"):
+                if moment == "after":
+                    loss = cross_entropy(own(x), y)
+                if moment in looks:
+                    look()
+        loss.backward()
+        adversary.update()
+        return adversary.perturbations
+
+    plain = learned()
+    assert all((r != 0).any() for r in plain.values())
+    for looks in (["before"], ["after"], ["before", "after"]):
+        found = learned(*looks)
+        assert all(torch.equal(found[name], plain[name]) for name in plain)
+
+
+def test_update_names_a_layer_that_no_pass_has_called() -> None:
+    model = network()
+    model.fc3.aside = nn.Linear(2, 2)
+    adversary = LayerwiseAdversary(model, ["fc2", "fc3.aside"], 0.1)
+    said = (
+        r"no gradient reached layer 'fc3.aside', which no pass in training mode has called: run the model ins"
+    )
+    with pytest.raises(PerturbationError, match=said):
+        step(model, adversary, 0)
+    adversary = LayerwiseAdversary(model, ["fc2"], 0.1)
+    loss = cross_entropy(model(batch(0)[0]), batch(0)[1])  # before the block
+    with adversary:
+        pass
+    loss.backward()
+    with pytest.raises(PerturbationError, match=r"no gradient reached layer 'fc2', which no pass in training mode has"):
+        adversary.update()
 
 
 def test_update_names_a_layer_that_was_in_eval_mode() -> None:
@@ -598,6 +651,8 @@ def test_distributed_data_parallel_is_unwrapped_and_trains_as_the_plain_network(
         assert hooks(adversary.model) == 0
     for a, b in zip(plain.parameters(), wrapped.parameters(), strict=True):
         assert torch.equal(a, b)
+    for names in (["all"], ["fc2", "fc3"]):
+        assert layer_set(wrapped, names) == layer_set(plain, names), "in the names that the adversary takes"
 
 
 # Outside the block ---------------------------------------------------------------------------------------------------

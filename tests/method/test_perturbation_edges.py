@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -294,6 +296,42 @@ def test_draws_go_on_on_the_device_that_the_model_has_here(monkeypatch: pytest.M
         assert torch.equal(learn(other, t), learn(adversary, t))
     with pytest.raises(PerturbationError, match=r"drawn on 'cuda:3', and the model lies on 'cpu', where other numbers"):
         other.load_state_dict(adversary.state_dict() | {"device": "cuda:3"})
+
+
+def test_a_fixed_epsilon_draws_nothing_and_goes_on_on_any_device() -> None:
+    adversary, other = (LayerwiseAdversary(network(), NAMED, 0.1) for _ in range(2))
+    learn(adversary, 0)
+    state = adversary.state_dict()
+    assert (state["generator"], state["device"]) == (None, None)
+    other.load_state_dict(state)
+    assert torch.equal(learn(other, 1), learn(adversary, 1))
+
+
+UNTYPED = """
+import numpy as np
+import torch
+import lat
+
+model = torch.nn.Sequential(torch.nn.Linear(3, 2))
+for given, said in [
+    *[((epsilon,), "epsilon: ") for epsilon in ("normal", "0.1", None, [0.1])],
+    *[((0.1, reading), "reading: ") for reading in ("closed", {"form": "closed"})],
+]:
+    try:
+        lat.LayerwiseAdversary(model, ["0"], *given)
+    except lat.PerturbationError as error:
+        assert str(error).startswith(f"{said}{given[-1]!r} is no "), error
+        assert "; give " in str(error), error
+    else:
+        raise SystemExit(f"no error for {given}")
+assert lat.LayerwiseAdversary(model, ["0"], np.float32(0.5)).law == lat.Fixed(0.5)
+assert lat.Normal(0, np.float32(0.5)) == lat.Normal(0, 0.5)
+"""
+
+
+def test_an_epsilon_or_a_reading_that_is_none_is_named_where_no_type_checker_speaks_first() -> None:
+    done = subprocess.run([sys.executable, "-c", UNTYPED], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_what_is_copied_together_with_its_adversary_is_the_copys() -> None:

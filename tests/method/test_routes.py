@@ -45,6 +45,29 @@ def dropped_in_between(m: Parts, x: Tensor) -> Tensor:
     return head(m, functional.avg_pool2d(functional.relu(h), 1))
 
 
+def changed(method: str, *given: float) -> Forward:
+    """A statement whose value nobody takes."""
+
+    def forward(m: Parts, x: Tensor) -> Tensor:
+        h = m.conv(x)
+        getattr(h, method)(*given)
+        return head(m, h)
+
+    return forward
+
+
+def negated(m: Parts, x: Tensor) -> Tensor:
+    h = m.conv(x)
+    torch.neg_(h)
+    return head(m, h)
+
+
+def changed_view(m: Parts, x: Tensor) -> Tensor:
+    h = m.conv(x)
+    h.view(-1, 32).mul_(100.0)
+    return head(m, h)
+
+
 REFUSED: dict[str, tuple[Forward, str]] = {
     "a module": (lambda m, x: head(m, m.odd(m.conv(x))), "'odd', a GroupNorm, which radii cannot pass as it is called"),
     "a function": (lambda m, x: head(m, torch.tanh(m.conv(x))), r"'tanh' (tanh), which radii cannot pass"),
@@ -55,8 +78,19 @@ REFUSED: dict[str, tuple[Forward, str]] = {
     "a BatchNorm for two": (lambda m, x: head(m, m.bn(m.conv(m.bn(x)))), "'bn', a BatchNorm2d, is called more"),
     "a padding": (lambda m, x: head(m, m.circular(m.conv(x))), "'circular' is a Conv2d with padding_mode 'circular'"),
     "an overwritten value": (lambda m, x: head(m, m.relu(h := m.conv(x)) + h), "'relu' works in place on 'conv'"),
+    "a statement in place": (changed("mul_", 100.0), "'mul_' works in place on 'conv', which is used again"),
+    "a statement in place on a view": (changed_view, "'mul_' works in place on 'conv', which is used again"),
+    "a function in place": (negated, "'neg_' works in place on 'conv', which is used again"),
     "nothing that can be traced": (lambda m, x: head(m, m.conv(x) if x.sum() > 0 else x), "Parts cannot be traced"),
 }  # fmt: skip
+
+
+def test_what_changes_the_input_before_the_network_sees_it_is_refused() -> None:
+    model = Parts(lambda m, x: head(m, m.conv(x)))
+    model.register_forward_pre_hook(lambda _, x: (20 * x[0],))
+    with pytest.raises(SiteError, match="Parts has forward hooks, which may change its output; remove them first"):
+        LayerwiseAdversary(model, ["fc"], 0.1, Reading(scope="network"))
+    LayerwiseAdversary(model, ["fc"], 0.1)
 
 
 @pytest.mark.parametrize("case", REFUSED)

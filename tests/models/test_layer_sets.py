@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from torch import Tensor, nn
 
 import lat
@@ -164,3 +165,28 @@ def test_a_cell_may_name_a_set(name: str) -> None:
 def test_the_library_offers_it() -> None:
     assert lat.layer_set is layer_set
     assert "layer_set" in lat.__all__
+
+
+def test_a_transposed_convolution_is_a_convolution() -> None:
+    model = nn.Sequential(
+        nn.ConvTranspose2d(1, 2, 2), nn.ReLU(), nn.Conv2d(2, 2, 2), nn.Linear(4, 4), nn.ConvTranspose2d(2, 1, 2)
+    )
+    assert layer_set(model, ["conv_all_with_first"]) == ("0", "2", "4")
+    assert layer_set(model, ["conv_all"]) == ("2", "4")
+
+
+def test_a_part_whose_layers_no_trace_shows_is_named() -> None:
+    """Its layers are called all the same, so that a set without them would be short."""
+    block = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    model = nn.Sequential(nn.Linear(8, 8), block, nn.Linear(8, 3))
+    with pytest.raises(SiteError, match=r"'1' is a TransformerEncoderLayer, into which the order of layers cannot be"):
+        layer_set(model, ["all"])
+    assert layer_set(model, ["1.linear1", "2"]) == ("1.linear1", "2")
+
+
+def test_the_order_of_a_compiled_network_is_that_of_none() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    with pytest.raises(SiteError, match=r"OptimizedModule is compiled by torch\.compile, .*give the module it was"):
+        layer_set(torch.compile(model, backend="eager"), ["all"])
+    with pytest.raises(SiteError, match=r"DataParallel .* use DistributedDataParallel"):
+        layer_set(nn.DataParallel(model), ["all"])
