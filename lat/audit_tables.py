@@ -220,7 +220,7 @@ def _scale(
                 "row": names[cell],
                 "favourable": _favourable(cell),
                 "reason": "" if _has(rows, STEP) else _reason(every, STEP),
-                "unattacked": "" if HARDER not in asked or _has(rows, HARDER) else _reason(every, HARDER),
+                "unattacked": "" if not reached[cell] or _has(rows, HARDER) else _reason(every, HARDER),
                 "seeds": reached[cell],
                 "lacking": scale.seeds - len({row["seed"] for row in every if row["step"] == STEP}),
                 "attacks": {name: _percent(rows, name) for name in (*attacks, FIXED, WORST_CASE)},

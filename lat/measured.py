@@ -77,7 +77,9 @@ class Plan:
             dataset = given.get("dataset", run.config["dataset"])
             scales.append(Scale(**fields, dataset=dataset, cells=names, tables=tables))
         slugs = {(entry.scale, entry.name): entry.cell.slug for entry in run.entries}
-        steps = {entry.scale: run.steps(entry, 0) for entry in run.entries}
+        steps: dict[str, tuple[str, ...]] = {}
+        for entry in run.entries:  # of cells that go through fewer steps than others, the others' count
+            steps[entry.scale] = max(steps.get(entry.scale, ()), run.steps(entry, 0), key=len)
         harder = {(e.scale, e.name): run.audits[e.scale].seeds_of(e) for e in run.entries if e.scale in run.audits}
         return cls(str(run.config["name"]), run.config, tuple(scales), slugs, steps, run.audit_files, harder)
 

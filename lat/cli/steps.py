@@ -84,7 +84,7 @@ def harder(options: argparse.Namespace) -> int:
         raise RunError(
             f"seed: {options.seed} of {entry.name!r}; the audit's attacks reach {reached} of its {entry.seeds} seeds; "
             "raise `audit.seeds`, or name it in `audit.seeds_of`"
-            if run.audits[entry.scale].harder(entry, 0)
+            if run.audits[entry.scale].attacks or run.audits[entry.scale].transfer
             else f"audit.attacks: none at scale {entry.scale!r}, and no transfer; name some"
         )
     from lat import bars, experiment

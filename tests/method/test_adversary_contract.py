@@ -151,9 +151,7 @@ def test_update_names_a_layer_that_no_pass_has_called() -> None:
     model = network()
     model.fc3.aside = nn.Linear(2, 2)
     adversary = LayerwiseAdversary(model, ["fc2", "fc3.aside"], 0.1)
-    said = (
-        r"no gradient reached layer 'fc3.aside', which no pass in training mode has called: run the model ins"
-    )
+    said = r"no gradient reached layer 'fc3.aside', which no pass in training mode has called: run the model ins"
     with pytest.raises(PerturbationError, match=said):
         step(model, adversary, 0)
     adversary = LayerwiseAdversary(model, ["fc2"], 0.1)

@@ -219,6 +219,9 @@ def test_a_scale_says_how_many_seeds_the_run_attacks_harder(told: Callable[..., 
         scale = told(*checked, harder=reached)["scales"][0]
         assert (scale["harder"], scale["seeds"], scale["of_seeds"]) == (True, said, 2)
         assert [line["seeds"] for line in scale["lines"]] == each
+    some = told(*checked, harder={"dnn": 0})["scales"][0]
+    assert (some["seeds"], [line["seeds"] for line in some["lines"]]) == (0, [0, 2])
+    assert [line["unattacked"] for line in some["lines"]] == ["", "failed or unfinished"], "what is asked for is missed"
     without = told(*checked, steps=("train", "attack", "audit"))["scales"][0]
     assert (without["harder"], without["seeds"]) == (False, 0)
     assert [line["unattacked"] for line in without["lines"]] == ["", ""]

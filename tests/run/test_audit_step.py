@@ -387,6 +387,9 @@ def test_more_seeds_of_a_named_cell_may_be_attacked_harder() -> None:
     plan = Plan.of(run)
     counted = {(at.name, cell): plan.seeds_of(at, cell, "harder") for at in plan.scales for cell in at.cells}
     assert counted == {("narrow", "dnn"): 2, ("narrow", "fc_4"): 1, ("wide", "dnn"): 1, ("wide", "fc_4"): 1}
+    few = audited(audit=given | {"seeds": 0}, scales=[scale(seeds=3)])
+    assert [(e.name, seed) for e, seed, step in jobs(few) if step == "harder"] == [("dnn", 0), ("dnn", 1)]
+    assert Plan.of(few).steps == {"narrow": ("train", "attack", "harder", "audit")}
     same = {"name": "standard", "suffix": "_twin", "scales": ["narrow"], "bases": ["dnn"], "axes": [[{"radius": 0.1}]]}
     twins = audited(audit=given, scales=[scale(seeds=3)], variants=[same])
     assert [twins.steps(twins.entry(name), 1)[2] for name in ("dnn", "dnn_twin", "fc_4")] == [
@@ -402,6 +405,7 @@ def test_more_seeds_of_a_named_cell_may_be_attacked_harder() -> None:
         ({"dnn": 2}, "audit.seeds_of: 'dnn' is no cell at a scale of this run; it has dnn@narrow, fc_4@narrow"),
         ({"dnn@narrow": 3}, "audit.seeds_of: 3 seeds of 'dnn@narrow'; it has 2"),
         ({"dnn@narrow": 0}, "run file, audit"),
+        ({"dnn@wide": 1}, "audit.seeds_of: 'dnn@wide' is no cell at a scale of this run"),
     ],
 )
 def test_a_cell_or_a_seed_that_is_not_there_is_named(seeds_of: dict[str, int], said: str) -> None:
@@ -433,7 +437,7 @@ def test_an_imported_record_stands_whenever_weights_beside_it_were_made(run: Run
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"seeds": 0}, r"seeds"),
+        ({"seeds": -1}, r"seeds"),
         ({"examples": 0}, r"examples"),
         ({"attacks": ["carlini"]}, r"audit\.attacks: 'carlini' is not in config/attacks\.yaml"),
         ({"attacks": ["eot"]}, r"audit\.attacks: 'eot' belongs to the tables' worst case"),
