@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from statistics import median
+from statistics import median, mode
 from types import MappingProxyType
 from typing import Any
 
@@ -28,7 +28,7 @@ def summary(
     """The audits of every scale that has one: `scales` with a line a cell, `checks` with how many results had which
     status, a network that several rows share counted once, `skipped` why those that were not made were not, and
     `findings` and `notes`, each as the sentence that `settings` (config/audit.yaml) has for it. Of a scale, `seeds` is
-    how many of a cell's `of_seeds` are attacked harder, and so go through all its checks, of a line its own number.
+    how many of most cells' `of_seeds` are attacked harder, and so go through all checks, of a line its own number.
 
     `labels` are the names that cells go by, by (scale, cell); `reasons` what the records say of a network's checks, by
     (slug, seed), where they say anything. Accuracies are means over seeds, in per cent.
@@ -236,7 +236,7 @@ def _scale(
         "scale": scale.name,
         "width": scale.width,
         "harder": HARDER in asked,
-        "seeds": min(reached.values(), default=0),
+        "seeds": mode(reached.values()) if reached else 0,
         "of_seeds": scale.seeds,
         "attacks": attacks,
         "images": {name: " or ".join(f"{n:,}" for n in seen) for name, seen in counts.items()},

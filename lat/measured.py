@@ -20,6 +20,9 @@ from lat.ledger import COLUMNS, LedgerError
 
 FRACTIONS = ("clean_accuracy", "robust_accuracy", "success_rate")
 WORST_CASE = "worst_case"
+LABELS = {"clean": "Clean", "fgsm": "FGSM", "ifgsm": "IFGSM", "pgd": "PGD", "eot": "EoT", "cw": "C&W"}
+LABELS |= {WORST_CASE: "Worst case"}
+"""The tables' columns, in their order, as a reader is told them."""
 MADE = tuple(status for status in STATUSES if status != "skipped")  # of a check that was made
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from lat import audit_tables, claims, statements, studies, tables
 from lat.intervals import LEVEL
 from lat.ledger import LedgerError, Record, atomic, read_records
-from lat.measured import Ledger, Plan, read_ledger
+from lat.measured import LABELS, Ledger, Plan, read_ledger
 from lat.run_files import read
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -314,7 +314,7 @@ def _claims(
         "counts": counts,
         "places": claims.counts_by_place(groups["figures"]),
         "questions": read(file, "claims", "claims")["questions"],
-        "attacks": [tables.LABELS[column] for column in described[0]["columns"] if column != "clean"],
+        "attacks": [LABELS[column] for column in described[0]["columns"] if column != "clean"],
         "audit": audit_tables.beside_fixed(ledger, plan),
     }
 

@@ -12,8 +12,7 @@ from typing import Any
 
 from lat.intervals import over_seeds
 from lat.ledger import Record
-from lat.measured import WORST_CASE, Ledger, Plan, Rows, by_seed, figure
-from lat.tables import LABELS
+from lat.measured import LABELS, WORST_CASE, Ledger, Plan, Rows, by_seed, figure
 
 CALIBRATED_ON = {"clean": 0.03, "fgsm": 0.06, "ifgsm": 0.06, "pgd": 0.06}
 """The columns of the paper's undefended row by which a network is chosen, and how near each has to come to fit it."""

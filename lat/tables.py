@@ -15,11 +15,9 @@ from typing import Any
 from lat.cells import BATCH_NORMALISED
 from lat.intervals import Estimate
 from lat.ledger import atomic
-from lat.measured import WORST_CASE, Ledger, Measured, Plan, Scale, figure
+from lat.measured import LABELS, WORST_CASE, Ledger, Measured, Plan, Scale, figure
 from lat.run_files import read
 
-LABELS = {"clean": "Clean", "fgsm": "FGSM", "ifgsm": "IFGSM", "pgd": "PGD", "eot": "EoT", "cw": "C&W"}
-LABELS |= {WORST_CASE: "Worst case"}
 BASELINE = "dnn"
 READINGS = ("default", "favourable")
 

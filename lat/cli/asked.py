@@ -41,7 +41,7 @@ def ledger_folder(path: str) -> Path:
 
 
 def prepared_of(options: argparse.Namespace) -> Digest:
-    """What is prepared, for `lat.collection`; the data are looked at when it is first asked."""
+    """What is prepared, for `lat.collection`; the data are looked at when it is first asked of one that is."""
 
     @cache
     def digests() -> Digest:
@@ -49,7 +49,11 @@ def prepared_of(options: argparse.Namespace) -> Digest:
 
         return data.digests_under(options.data)
 
-    return lambda dataset, part, count: digests()(dataset, part, count)
+    def digest(dataset: str, part: str, count: int | None) -> str | None:
+        is_prepared = (Path(options.data) / dataset / "prepared.json").exists()  # before numpy is loaded to read it
+        return digests()(dataset, part, count) if is_prepared else None
+
+    return digest
 
 
 def job_of(options: argparse.Namespace, run: Run, entry: Entry, step: str) -> Job:

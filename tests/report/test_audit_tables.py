@@ -215,12 +215,18 @@ def test_a_cell_whose_audited_seeds_diverged_says_so(told: Callable[..., dict[st
 def test_a_scale_says_how_many_seeds_the_run_attacks_harder(told: Callable[..., dict[str, Any]]) -> None:
     """Whatever of them is there."""
     checked = [("dnn", seed, "zero_gradients", "passed", 0.0, 1000) for seed in (0, 1)]
-    for reached, said, each in (({"dnn": 1, "fc_4": 1}, 1, [1, 1]), ({"dnn": 1}, 1, [1, 2]), ({}, 2, [2, 2])):
+    for reached, said, each in (
+        ({"dnn": 1, "fc_4": 1}, 1, [1, 1]),
+        ({"dnn": 0, "fc_4": 0}, 0, [0, 0]),
+        ({}, 2, [2, 2]),
+    ):
         scale = told(*checked, harder=reached)["scales"][0]
         assert (scale["harder"], scale["seeds"], scale["of_seeds"]) == (True, said, 2)
         assert [line["seeds"] for line in scale["lines"]] == each
     some = told(*checked, harder={"dnn": 0})["scales"][0]
-    assert (some["seeds"], [line["seeds"] for line in some["lines"]]) == (0, [0, 2])
+    assert [line["seeds"] for line in some["lines"]] == [0, 2]
+    three = told(*checked, more=["fc_2"], harder={"dnn": 1, "fc_2": 1})["scales"][0]
+    assert (three["seeds"], [line["seeds"] for line in three["lines"]]) == (1, [1, 2, 1])
     assert [line["unattacked"] for line in some["lines"]] == ["", "failed or unfinished"], "what is asked for is missed"
     without = told(*checked, steps=("train", "attack", "audit"))["scales"][0]
     assert (without["harder"], without["seeds"]) == (False, 0)

