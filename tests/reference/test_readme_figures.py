@@ -220,6 +220,40 @@ def test_the_readme_s_figures_of_3conv2fc_are_those_of_the_ledgers() -> None:
     )
 
 
+def test_what_harder_attacks_leave_of_3conv2fc_is_what_the_readme_says() -> None:
+    at, said = At(CONVOLUTIONAL), readme()
+    living = at.frame[at.frame["status"] == "ok"]
+    worst, fixed = (
+        living[(living["step"] == "harder") & (living["attack"] == attack) & (living["metric"] == "robust_accuracy")]
+        for attack in ("worst_case", "fixed_attacks")
+    )
+    assert set(worst["n"].astype(float)) == {1000}
+    run = runs.load(ROOT / "config/mnist.yaml")
+    entries = {e.name: e for e in run.entries if e.scale == CONVOLUTIONAL}
+    reached = {e.cell.slug for e in entries.values() if "harder" in run.steps(e, 0)}
+    left = {name for name, e in entries.items() if e.cell.slug not in reached}
+    assert left == {"adv_fixed", "conv_2_best", "all_w_best"}
+    assert f"of 3Conv2FC {len(reached)} of the {len({e.cell.slug for e in entries.values()})} networks (not" in said
+
+    def shown(frame: pd.DataFrame, *methods: str) -> str:
+        found = frame[frame["method"].isin(methods)]["value"]
+        return span([f"{100 * value:.1f}" for value in sorted(found)])
+
+    assert shown(worst, "fgsm") == shown(fixed, "fgsm")
+    assert (
+        f"All attacks together leave {shown(worst, 'standard')} % of 1,000 images on the undefended network "
+        f"({shown(fixed, 'standard')} under the tables' five), {shown(worst, 'layerwise')} on those trained with layer "
+        f"perturbations alone ({shown(fixed, 'layerwise')}), {shown(worst, 'noise')} with undirected noise "
+        f"({shown(fixed, 'noise')}) and {shown(worst, 'fgsm')} with FGSM training (the same)." in said
+    )
+    findings = living[(living["step"] == "audit") & (living["metric"] == "found")]
+    weak = findings[findings["attack"] == "more_restarts"]["value"].max()
+    assert f"one start of PGD is too weak there by up to {weak:.1f} points" in said
+    checks = yaml.safe_load((ROOT / "config/audit.yaml").read_text())
+    found = {name.partition("@")[0] for name in findings["attack"]}
+    assert {checks[name]["against"] for name in found} == {"attack"}
+
+
 def test_which_rows_of_3conv2fc_train_and_how_far_they_get_is_what_the_readme_says() -> None:
     said = readme()
 
