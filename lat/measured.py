@@ -81,9 +81,15 @@ class Plan:
             scales.append(Scale(**fields, dataset=dataset, cells=names, tables=tables))
         slugs = {(entry.scale, entry.name): entry.cell.slug for entry in run.entries}
         steps: dict[str, tuple[str, ...]] = {}
-        for entry in run.entries:  # of cells that go through fewer steps than others, the others' count
+        for entry in run.entries:  # some may go through fewer steps than others of their scale
             steps[entry.scale] = max(steps.get(entry.scale, ()), run.steps(entry, 0), key=len)
-        harder = {(e.scale, e.name): run.audits[e.scale].seeds_of(e) for e in run.entries if e.scale in run.audits}
+        harder = {
+            (entry.scale, entry.name): sum(
+                run.audits[entry.scale].whole(entry.cell, seed) for seed in range(entry.seeds)
+            )
+            for entry in run.entries
+            if entry.scale in run.audits
+        }
         return cls(str(run.config["name"]), run.config, tuple(scales), slugs, steps, run.audit_files, harder)
 
 

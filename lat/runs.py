@@ -15,24 +15,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lat import findings, sources
+from lat import sources
+from lat.audit_settings import TOLD, Audit, audit_of
 from lat.cells import Cell, CellError
 from lat.grid import ABSENT, ROW_KEYS, SCALE_KEYS, SCHEDULE_KEYS, read_rows, resolve
-from lat.run_files import ROOT, RunError, check, chosen, described, read, whole
+from lat.run_files import ROOT, RunError, check, chosen, read, whole
 
-COMPARED = {  # the settings of a check whose attacks are held against each other, so that their threats must be one
-    "single_step": ("single", "iterative"),
-    "more_steps": ("base", "stronger"),
-    "more_restarts": ("base", "stronger"),
-    "margin_restarts": ("base", "stronger"),
-    "gradient_free": ("white_box", "needed", "outside"),
-    "smaller_distances": ("attack", "others"),
-    "noise_alone": ("noise", "needed"),
-}
-TOLD = ("cost", "against", "words")  # of a check: when it is made and how it is told, which changes no result
-FIXED_ATTACKS = ("fgsm", "ifgsm", "pgd", "eot", "cw")  # the fixed attacks that the tables' worst case is made of
-ATTACKS = "config/attacks.yaml"  # the project's own
-TRANSFER = "transfer"  # the name of what an audit makes on other networks and judges on this one
 SAFE = r"[A-Za-z0-9][A-Za-z0-9_.+-]*"
 
 
@@ -48,39 +36,6 @@ class Entry:
     seeds: int
     base: str
     overrides: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Audit:
-    """What is looked into once a network has been attacked: settings by name of further attacks and of the checks.
-
-    `transfer` names the one of all attacks that is made on the surrogates and judged on the network; None: none is.
-    `surrogates` are the cells of the same scale that serve as such. `seeds` is how many seeds of a cell, from 0 on, are
-    attacked further and go through all the checks, the others through the cheap ones; None: all. `more` has the cells,
-    by slug, of which that is another number. `examples` is the most images that its attacks, which are capped already,
-    and the transfer run on; None: as many as the attacks say.
-    """
-
-    attacks: Mapping[str, Mapping[str, Any]]
-    checks: Mapping[str, Mapping[str, Any]]
-    transfer: str | None = None
-    surrogates: tuple[str, ...] = ()
-    seeds: int | None = None
-    examples: int | None = None
-    more: Mapping[str, int] = field(default_factory=dict)
-
-    def seeds_of(self, entry: Entry) -> int:
-        """How many of an entry's seeds are attacked further and go through all the checks."""
-        seeds = self.more.get(entry.cell.slug, self.seeds)
-        return entry.seeds if seeds is None else min(entry.seeds, seeds)
-
-    def harder(self, entry: Entry, seed: int) -> bool:
-        """Whether a seed has further attacks to go through."""
-        return seed < self.seeds_of(entry) and bool(self.attacks or self.transfer)
-
-    def checks_of(self, entry: Entry, seed: int) -> Mapping[str, Mapping[str, Any]]:
-        """The settings of the checks that a seed goes through."""
-        return self.checks if seed < self.seeds_of(entry) else findings.chosen(self.checks, "cheap")
 
 
 @dataclass(frozen=True)
@@ -160,7 +115,9 @@ class Run:
         audit = self.audits.get(entry.scale)
         if audit is None:
             return ("train", "attack")
-        return ("train", "attack", "harder", "audit") if audit.harder(entry, seed) else ("train", "attack", "audit")
+        return (
+            ("train", "attack", "harder", "audit") if audit.harder(entry.cell, seed) else ("train", "attack", "audit")
+        )
 
     def surrogates(self, entry: Entry, seed: int) -> dict[str, tuple[Entry, int]]:
         """Cell name -> (entry, seed) of the networks on which what is transferred to (entry, seed) is made.
@@ -205,7 +162,7 @@ class Run:
         if step == "audit":
             checks = {
                 name: {key: value for key, value in given.items() if key not in TOLD}
-                for name, given in self.audits[entry.scale].checks_of(entry, seed).items()
+                for name, given in self.audits[entry.scale].checks_of(entry.cell, seed).items()
             }
             return found | {"part": self.part, "checks": checks}
         return found
@@ -237,7 +194,12 @@ def load(source: str | Path | Mapping[str, Any]) -> Run:
         if scale["keep"] != "all" and (unknown := [name for name in scale["keep"] if name not in names]):
             raise RunError(f"keep: {unknown[0]!r} is not at scale {scale['name']!r}; it has {', '.join(names)}")
     _table_cells(config, config["tables"]["show"])
-    audits = {scale["name"]: audit for scale in config["scales"] if (audit := _audit(config, scale, attacks, entries))}
+    cells = {(entry.name, entry.scale): (entry.cell, entry.seeds) for entry in entries.values()}
+    audits = {
+        scale["name"]: audit
+        for scale in config["scales"]
+        if (audit := audit_of(config, scale, attacks, cells, _cells(config, scale)))
+    }
     return Run(config, tuple(entries.values()), attacks, audits)
 
 
@@ -321,99 +283,3 @@ def _named_scales(config: Mapping[str, Any], names: Sequence[str]) -> list[Mappi
 
 def _attacks(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return chosen(config["attacks"]["file"], "attacks", config["attacks"]["names"])
-
-
-def _checks(file: str, which: str, attacks: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The settings of the checks asked for ("all" or "cheap"), which name none but known attacks."""
-    checks = findings.chosen(described(file, "audit"), which)
-    try:
-        findings.check_words(checks)
-    except ValueError as error:
-        raise RunError(f"{file}: {error}") from error
-    threats = _threats(attacks)
-    curves = [name for name, given in attacks.items() if "radii" in given]
-    for name, given in checks.items():
-        named = {key: _words(value) for key, value in given.items() if key not in TOLD}
-        for key, words in named.items():
-            known = curves if key == "curve" else [*threats, TRANSFER]
-            if unknown := [word for word in words if word not in known]:
-                raise RunError(f"{file}: {name}.{key}: {unknown[0]!r} is no attack; use one of {', '.join(known)}")
-            if name == "certified" and (free := [word for word in words if threats.get(word, (0, 0))[1] is None]):
-                raise RunError(f"{file}: {name}.{key}: {free[0]!r} has no radius; name attacks in a ball")
-        compared = [word for key in COMPARED.get(name, ()) for word in named[key] if word != TRANSFER]
-        if other := [word for word in compared if threats[word] != threats[compared[0]]]:
-            raise RunError(
-                f"{file}: {name}: {other[0]!r} and {compared[0]!r} differ in norm, radius or box; name attacks of one"
-            )
-    return checks
-
-
-def _words(value: object) -> list[str]:
-    """The names in a setting of a check: it, or the entries of its list, where they are strings."""
-    return [word for word in (value if isinstance(value, list) else [value]) if isinstance(word, str)]
-
-
-def _threats(attacks: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[Any, ...]]:
-    """Norm, radius (None: the smallest distance) and box of each attack, by its full name: name@radius where it has
-    radii, as `lat.attacks.settings` names it.
-    """
-    found = {}
-    for name, given in attacks.items():
-        radii = given.get("radii", [given.get("radius")])
-        for radius in radii:
-            found[f"{name}@{radius:g}" if "radii" in given else name] = (given["norm"], radius, tuple(given["box"]))
-    return found
-
-
-def _audit(
-    config: Mapping[str, Any],
-    scale: Mapping[str, Any],
-    attacks: Mapping[str, Mapping[str, Any]],
-    entries: Mapping[tuple[str, str], Entry],
-) -> Audit | None:
-    """The audit of a scale: its own, or the run's; None where there is none."""
-    given = scale.get("audit", config.get("audit"))
-    if given is None:
-        return None
-    own, most = chosen(config["attacks"]["file"], "attacks", given["attacks"], "audit.attacks"), given.get("examples")
-    if most is not None:
-        own = {name: {**attack, "examples": min(attack["examples"] or most, most)} for name, attack in own.items()}
-    if twice := sorted(set(own) & set(attacks)):
-        raise RunError(f"audit.attacks: {twice[0]!r} is among the run's attacks already; leave it out here")
-    if fixed := [name for name in own if name in FIXED_ATTACKS]:
-        raise RunError(f"audit.attacks: {fixed[0]!r} belongs to the tables' worst case; name it in the run's attacks")
-    nameable = {**described(config["attacks"]["file"], "attacks"), **described(ATTACKS, "attacks")}
-    checks, seeds = _checks(given["file"], given["checks"], nameable), given.get("seeds")
-    more = _more(scale, given, entries)
-    if given["transfer"] is None:
-        return Audit(own, checks, seeds=seeds, examples=most, more=more)
-    attack, surrogates = given["transfer"]["attack"], given["transfer"]["cells"]
-    for key, names, known in (
-        ("attack", [attack], {**attacks, **own}),
-        ("cells", surrogates, _cells(config, scale)),
-    ):
-        if unknown := [name for name in names if name not in known]:
-            raise RunError(
-                f"audit.transfer.{key}: {unknown[0]!r} is not at scale {scale['name']!r}; it has {', '.join(known)}"
-            )
-    return Audit(own, checks, attack, tuple(surrogates), seeds, most, more)
-
-
-def _more(
-    scale: Mapping[str, Any], given: Mapping[str, Any], entries: Mapping[tuple[str, str], Entry]
-) -> dict[str, int]:
-    """Slug -> how many seeds of it are attacked further, of the cells of a scale of which an audit names another number
-    than of the rest.
-    """
-    named, found = {(e.name, e.scale): e for e in entries.values()}, {}
-    for label, seeds in given.get("seeds_of", {}).items():
-        name, _, at = label.partition("@")
-        entry = named.get((name, at))
-        if entry is None:
-            known = ", ".join(f"{cell}@{where}" for cell, where in named)
-            raise RunError(f"audit.seeds_of: {label!r} is no cell at a scale of this run; it has {known}")
-        if seeds > entry.seeds:
-            raise RunError(f"audit.seeds_of: {seeds} seeds of {label!r}; it has {entry.seeds}")
-        if entry.scale == scale["name"]:
-            found[entry.cell.slug] = seeds
-    return found

@@ -26,6 +26,7 @@ FLOORS: dict[str, int] = {
                 "ledger",
                 "intervals",
                 "grid",
+                "audit_settings",
                 "runs",
                 "equations",
                 "sites",
@@ -59,6 +60,7 @@ FLOORS: dict[str, int] = {
 
 # Two modules of one floor, the first of which may import the second.
 NEIGHBOURS = {
+    ("runs", "audit_settings"): "a run file says what its audits ask, of its own cells and attacks",
     ("runs", "grid"): "a run file says which rows of the grid it resolves, and how",
     ("defences", "perturbation"): "layer-wise training is one defence among others, and wraps the adversary",
     ("proofs", "perturbation"): "a law about trained networks trains them by the method itself",

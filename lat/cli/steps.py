@@ -80,7 +80,7 @@ def harder(options: argparse.Namespace) -> int:
     _has_audit(run, entry)
     job, what = job_of(options, run, entry, "harder"), f"harder {entry.name}@{entry.scale}, seed {options.seed}"
     if "harder" not in run.steps(entry, options.seed):
-        reached = run.audits[entry.scale].seeds_of(entry)
+        reached = sum(run.audits[entry.scale].whole(entry.cell, seed) for seed in range(entry.seeds))
         raise RunError(
             f"seed: {options.seed} of {entry.name!r}; the audit's attacks reach {reached} of its {entry.seeds} seeds; "
             "raise `audit.seeds`, or name it in `audit.seeds_of`"
@@ -112,7 +112,7 @@ def audit(options: argparse.Namespace) -> int:
     from lat import bars, experiment, findings
 
     job, what = job_of(options, run, entry, "audit"), f"audit {entry.name}@{entry.scale}, seed {options.seed}"
-    checks = run.audits[entry.scale].checks_of(entry, options.seed)
+    checks = run.audits[entry.scale].checks_of(entry.cell, options.seed)
     with leased(options, what) as device, bars.of_lines(None, "result") as say:
 
         def tell(result: findings.Result) -> None:

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from lat import attacks, data, evaluation, heartbeats, training
+from lat.audit_settings import FIXED_ATTACKS
 from lat.cells import own_seed, seed_for
 from lat.environment import prepare_torch
 from lat.experiment.job import Job, Report, at_once, file_digest, load_weights, network_of, record_of
 from lat.ledger import Figure, Record
-from lat.runs import FIXED_ATTACKS
 
 
 def attack(

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lat import attacks, audit, data, heartbeats
+from lat.audit_settings import TRANSFER
 from lat.cells import own_seed
 from lat.collection import Folder
 from lat.environment import prepare_torch
 from lat.experiment.harder_step import Attacked
 from lat.experiment.job import Job, network_of, record_of
 from lat.ledger import Figure, Record
-from lat.runs import TRANSFER, Entry, Run
+from lat.runs import Entry, Run
 
 ROBUST = "robust_accuracy"
 
@@ -87,7 +88,7 @@ def _audit(
         distances={name: distance for step in found for name, distance in step.distances.items()},
         reported=reported(*records),
     )
-    checks = plan.checks_of(entry, job.seed)
+    checks = plan.checks_of(entry.cell, job.seed)
     results: list[audit.Result] = []
     for number, (name, settings) in enumerate(checks.items()):
         heart.beat(done=number, total=len(checks), note=name)

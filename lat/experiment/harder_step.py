@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lat import attacks, data, evaluation, heartbeats, training
+from lat.audit_settings import FIXED_ATTACKS, TRANSFER
 from lat.cells import own_seed
 from lat.collection import SURROGATE, Folder
 from lat.environment import prepare_torch
 from lat.experiment.attack_step import attack_figures, told
 from lat.experiment.job import Job, Report, at_once, file_digest, network_of, record_of
 from lat.ledger import Figure, LedgerError, Record
-from lat.runs import FIXED_ATTACKS, TRANSFER, Entry, Run
+from lat.runs import Entry, Run
 from lat.shared_images import over_all
 
 

@@ -17,10 +17,10 @@ import typst
 import yaml
 
 from lat import cli, report
+from lat.audit_settings import FIXED_ATTACKS
 from lat.cells import Compute
 from lat.ledger import COLUMNS, LedgerError, Record, read_records
 from lat.measured import Plan
-from lat.runs import FIXED_ATTACKS
 
 ROOT = Path(__file__).resolve().parents[2]
 CELLS = ("dnn", "adv_input", "fc_2", "fc_4")
