@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import SupportsFloat
+
 import torch
 from torch import Tensor
 
@@ -25,6 +27,15 @@ def AbsNormal(std: float, draw: str = "sample") -> Law:
 def Fixed(radius: float) -> Law:
     """A constant epsilon."""
     return Law("fixed", radius)
+
+
+def law_of(epsilon: object) -> Law:
+    """The law that is meant: a law itself, or that of a number, which is constant. Raises CellError for neither."""
+    if isinstance(epsilon, Law):
+        return epsilon
+    if isinstance(epsilon, str) or not isinstance(epsilon, SupportsFloat):
+        raise CellError(f"epsilon: {epsilon!r} is no number and no law; give 0.1, or lat.Normal(0, 0.1)")
+    return Fixed(float(epsilon))
 
 
 def draw_epsilon(law: Law, shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor | float:

@@ -21,7 +21,7 @@ from lat.bounds.operations import (
     through_module,
 )
 from lat.bounds.primitives import Interval
-from lat.sites import SiteError, Tracer, refuse_compiled, refuse_hidden
+from lat.sites import SiteError, Tracer, bare, refuse_hidden
 from lat.types import Images
 
 OUTPUT = ""
@@ -134,7 +134,8 @@ def trace(model: nn.Module) -> fx.Graph:
     graph shows.
     """
     try:
-        refuse_compiled(model)
+        if bare(model) is not model:
+            raise SiteError(f"{type(model).__name__} wraps the network; give the network in it, model.module")
         graph = _GraphTracer().trace(model)
         refuse_hidden(model, graph)
     except SiteError as error:

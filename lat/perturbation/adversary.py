@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lat.cells import Law, Reading
-from lat.laws import Fixed
+from lat.laws import law_of
 from lat.perturbation import gradients
 from lat.perturbation.error import PerturbationError
 from lat.perturbation.forming import Formation, Term
@@ -76,7 +76,7 @@ class LayerwiseAdversary:
     * `update()` without a backward pass through the block's outputs raises PerturbationError. Where it is forgotten,
       there is never an R and training is plain: after ten blocks in a row that had a backward pass and taught nothing,
       a UserWarning says so.
-    * An epsilon that is neither a number nor a law, or a reading that is none, raises PerturbationError.
+    * An epsilon that is neither a number nor a law raises CellError, a reading that is none PerturbationError.
     * A name that is no such layer, a convolution padded with other than zeros or unequally, a wider scope that leads
       through a module or operation that radii cannot pass, a layer called twice in one block or under
       torch.utils.checkpoint, or (gradient at the activation) a network that is no chain of layers and ReLU modules,
@@ -108,7 +108,7 @@ class LayerwiseAdversary:
         if isinstance(layers, str):
             raise SiteError(f"layers: {layers!r} is one text; give a list of names, [{layers!r}]")
         self.layers = tuple(layers)
-        self.law = _law(epsilon)
+        self.law = law_of(epsilon)
         self.reading = Reading() if reading is None else reading
         if not isinstance(self.reading, Reading):
             raise PerturbationError(f"reading: {reading!r} is no reading; give lat.Reading(form='closed', …)")
@@ -140,7 +140,7 @@ class LayerwiseAdversary:
             raise PerturbationError("the block is entered already; leave it first")
         self._count_unused()
         self._mismatched = False
-        self._tap = Tap(self._watched, self._change, self._readers, self._training)
+        self._tap = Tap(self._watched, self._change, self._readers, lambda: self.model.training)
         self._tap.__enter__()
         self._inside = True
         return self
@@ -221,7 +221,7 @@ class LayerwiseAdversary:
             )
         if self._inside:
             raise PerturbationError("observe() is a plain pass; call it before entering the block")
-        with Tap(self._watched, lambda name, y: None, self._readers, self._training) as tap:
+        with Tap(self._watched, lambda name, y: None, self._readers, lambda: self.model.training) as tap:
             value = loss()
         missing = "the loss given to observe() must come from the model in training mode"
         edges = [edge for edge in tap.edges.values() if edge is not None]
@@ -323,9 +323,6 @@ class LayerwiseAdversary:
                 return self._formation.form(self._terms, self._seen, self.layers)
         return found
 
-    def _training(self) -> bool:
-        return self.model.training
-
     # State -----------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
@@ -399,14 +396,6 @@ class LayerwiseAdversary:
         memo[id(self)] = twin
         twin.load_state_dict(copy.deepcopy(self.state_dict(), memo))
         return twin
-
-
-def _law(epsilon: object) -> Law:
-    if isinstance(epsilon, Law):
-        return epsilon
-    if isinstance(epsilon, str) or not isinstance(epsilon, SupportsFloat):
-        raise PerturbationError(f"epsilon: {epsilon!r} is no number and no law; give 0.1, or lat.Normal(0, 0.1)")
-    return Fixed(float(epsilon))
 
 
 def _placed(values: Mapping[str, Any], device: torch.device) -> dict[str, Any]:

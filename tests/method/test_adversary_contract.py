@@ -17,7 +17,7 @@ from plain_network import batch, network
 from torch import Tensor, distributed, nn
 from torch.nn.functional import cross_entropy
 
-from lat import Fixed, LayerwiseAdversary, Normal, PerturbationError, Reading, SiteError, layer_set
+from lat import Fixed, LayerwiseAdversary, Normal, PerturbationError, Reading, SiteError, bounds, layer_set
 from lat.perturbation.adversary import UNUSED
 
 NAMED = ("fc2", "fc4")
@@ -651,6 +651,8 @@ def test_distributed_data_parallel_is_unwrapped_and_trains_as_the_plain_network(
         assert torch.equal(a, b)
     for names in (["all"], ["fc2", "fc3"]):
         assert layer_set(wrapped, names) == layer_set(plain, names), "in the names that the adversary takes"
+    with pytest.raises(bounds.BoundsError, match=r"DistributedDataParallel wraps the network; give .* model\.module"):
+        bounds.radii(wrapped, (3,))
 
 
 # Outside the block ---------------------------------------------------------------------------------------------------

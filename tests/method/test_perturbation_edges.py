@@ -311,6 +311,7 @@ UNTYPED = """
 import numpy as np
 import torch
 import lat
+from lat.cells import CellError
 
 model = torch.nn.Sequential(torch.nn.Linear(3, 2))
 for given, said in [
@@ -319,7 +320,7 @@ for given, said in [
 ]:
     try:
         lat.LayerwiseAdversary(model, ["0"], *given)
-    except lat.PerturbationError as error:
+    except (CellError, lat.PerturbationError) as error:
         assert str(error).startswith(f"{said}{given[-1]!r} is no "), error
         assert "; give " in str(error), error
     else:
