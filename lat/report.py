@@ -113,6 +113,7 @@ def build(
             _checks(plan, root),
             {(record.cell.slug, record.seed): record.reasons for record in records if record.reasons},
         ),
+        "labels": LABELS,
         "equations": equations,
         "equivalence": equivalence.summary(run, plan, records, sources),
         "studies": {

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lat.claims.rules import DEFAULT, FAILS, HOLDS, NOT_JUDGED, UNDECIDED, VERDICTS, Comparison, Decided, Part
+from lat.measured import LABELS, WORST_CASE
 
-LABELS = {"clean": "clean", "fgsm": "FGSM", "ifgsm": "IFGSM", "pgd": "PGD", "eot": "EoT", "cw": "C&W"}
-LABELS |= {"worst_case": "worst case"}
+IN_A_SENTENCE = {**LABELS, "clean": "clean", WORST_CASE: "worst case"}
+"""The tables' columns, as `lat.measured.LABELS`, inside a sentence."""
 BY_RULE = "by the rule on diverged seeds, not by a test"
 
 
@@ -73,7 +74,7 @@ def figure(decided: Decided | None, level: float) -> str:
     if decided is None:
         return ""
     comparison, found = decided
-    return f"{part(found, level)}: {comparison.subject} − {comparison.reference}, {LABELS[found.column]}"
+    return f"{part(found, level)}: {comparison.subject} − {comparison.reference}, {IN_A_SENTENCE[found.column]}"
 
 
 def brief(decided: Decided | None) -> dict[str, str]:
