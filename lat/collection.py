@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from lat import rederived
 from lat.cells import FULLY_CONNECTED
 from lat.ledger import STEPS, LedgerError, Record, atomic, read_records, record_path, write_ledger
 from lat.runs import Entry, Run, tested
@@ -224,7 +225,8 @@ def kept(run: Run, folder: Folder) -> list[tuple[Entry, int]]:
 
 def export(run: Run, folder: Folder, target: Path) -> int:
     """Copy a collected run to `target`: ledger, records, verdicts, the weights that its scales keep, what was
-    measured on those and what was found of the equations (where it was). Returns the number of weights.
+    measured on those, which records were made again, and what was found of the equations (each where it was). Returns
+    the number of weights.
 
     Files that are there already with the same bytes are left alone. Raises LedgerError where a file is missing or is
     not the one that its record describes, or where something was measured on other weights than the records'.
@@ -249,7 +251,7 @@ def export(run: Run, folder: Folder, target: Path) -> int:
             copied += 1
     for name in ("ledger.csv", "records.jsonl"):
         _copy(folder.root / name, target / name)
-    for path in (*(folder.root / name for name in EQUIVALENCE), folder.root.parent / EQUATIONS):
+    for path in (*(folder.root / name for name in (*EQUIVALENCE, rederived.FILE)), folder.root.parent / EQUATIONS):
         if path.exists():
             _copy(path, target / path.name)
     with atomic(target / "config.json") as temporary:

@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from lat import audit_tables, claims, statements, studies, tables
+from lat import audit_tables, claims, rederived, statements, studies, tables
 from lat.intervals import LEVEL
 from lat.ledger import LedgerError, Record, atomic, read_records
 from lat.measured import LABELS, Ledger, Plan, read_ledger
@@ -124,7 +124,7 @@ def build(
         "figures": {"files": series["files"], "fig_1": series["fig_1"]},
         "claims": _claims(plan, ledger, run, described, equations, root),
         "assumptions": assumptions,
-        "provenance": provenance(records, plan, sources),
+        "provenance": provenance(records, plan, sources, rederived.read(run)),
     }
     _write_json(folder / "report.json", content)
     return _compile("report.typ", folder, output, root, _finished(records))
@@ -141,7 +141,10 @@ def judge(plan: Plan, run: Path, root: Path = ROOT) -> list[dict[str, Any]]:
 
 
 def provenance(
-    records: Sequence[Record], plan: Plan, sources: Mapping[tuple[str, str], str] | None = None
+    records: Sequence[Record],
+    plan: Plan,
+    sources: Mapping[tuple[str, str], str] | None = None,
+    made_again: Sequence[rederived.Rederived] = (),
 ) -> dict[str, Any]:
     """Where the figures come from: versions, digests, devices, seeds, dates, and the wall time of every step."""
     steps = []
@@ -180,6 +183,7 @@ def provenance(
         "imported": sum(record.imported for record in records),
         "older": None if sources is None else len(older),
         "older_cells": sorted({f"{record.name}@{record.scale}" for record in older}),
+        "rederived": rederived.summary(made_again, records, sources),
         "seeds": sorted({record.seed for record in records}),
         "computed": [
             {"scale": scale, "how": how, "cells": sorted(names)} for (scale, how), names in sorted(computed.items())

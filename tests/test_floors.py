@@ -42,6 +42,7 @@ FLOORS: dict[str, int] = {
                 "bounds",
                 "measured",
                 "collection",
+                "rederived",
                 "batches",
                 "checkpoints",
                 "resumption",
@@ -60,6 +61,7 @@ FLOORS: dict[str, int] = {
 
 # Two modules of one floor, the first of which may import the second.
 NEIGHBOURS = {
+    ("collection", "rederived"): "an export takes along what was made again",
     ("runs", "audit_settings"): "a run file says what its audits ask, of its own cells and attacks",
     ("runs", "grid"): "a run file says which rows of the grid it resolves, and how",
     ("defences", "perturbation"): "layer-wise training is one defence among others, and wraps the adversary",
@@ -68,7 +70,7 @@ NEIGHBOURS = {
 
 # The report's side of the ledger: below its own floors it sees these alone.
 REPORT_FLOORS = range(6, 8)
-BELOW_REPORT = {"cells", "ledger", "intervals", "measured", "findings", "run_files", "shared_images"}
+BELOW_REPORT = {"cells", "ledger", "intervals", "measured", "findings", "rederived", "run_files", "shared_images"}
 # What has to start fast: no torch, at the top of a file or inside a function (`cli` may load it, in a command).
 WITHOUT_TORCH = (
     {"runs", "grid", "sources", "collection", "heartbeats", "status"}

@@ -125,7 +125,7 @@ def parser() -> argparse.ArgumentParser:
         "import", ledgers.restore, "put the records of an exported run back, so that it is finished and not repeated"
     )
     sub.add_argument("source", type=Path)
-    sub.add_argument("--check", type=int, default=0, metavar="N", help="re-derive N of the records")
+    sub.add_argument("--check", type=int, default=0, metavar="N", help="make N of them again, and keep what came out")
     sub = add("table", ledgers.table, "make one table of the paper from the records of its cells")
     sub.add_argument("table", help="table_1 … table_9")
     sub = add(

@@ -3,50 +3,48 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from lat.cells import seed_for
 from lat.collection import Folder, jobs
+from lat.environment import hardware, versions
 from lat.experiment.attack_step import attack
 from lat.experiment.audit_step import Audited, audit_cell
 from lat.experiment.harder_step import Attacked, attack_harder
 from lat.experiment.job import Job
 from lat.experiment.training_step import train
 from lat.ledger import STEPS, Record, read_records
+from lat.rederived import Rederived, key_of, outcome_of
 from lat.runs import Entry, Run
 
-OF_THE_MACHINE = ("wall_s", "step_ms", "batch", "batch_halvings")
-"""The figures that say how fast and how large the machine was."""
 
-
-def rederive(run: Run, source: Path, data_root: Path, count: int) -> Iterator[tuple[str, bool]]:
-    """Make `count` records of an exported run again and compare: a line for each, and whether it came out the same.
+def rederive(
+    run: Run, source: Path, data_root: Path, count: int, known: Iterable[Rederived] = ()
+) -> Iterator[Rederived]:
+    """Make `count` records of an exported run again and compare each with what it was.
 
     A training is the same when its weights are, bit for bit, a later step when its verdicts are; and when what was
     measured is, but for times and memory. Later steps need the weights to have been exported. Which records follows
-    from their names alone. Another machine or version may differ in last bits.
+    from their names alone. What is `known` of a record as it is, from the present code, versions and hardware, stands
+    and is not made again. Another machine or version may differ in last bits.
     """
-    exported = Folder(source)
+    exported, here = Folder(source), (versions(), hardware("cpu"))
+    found = {entry.key: entry for entry in known if (dict(entry.versions), entry.device) == here}
     asked = {(entry.cell, seed, step) for entry, seed, step in jobs(run)}
     records = [r for r in read_records(source / "records.jsonl") if (r.cell, r.seed, r.step) in asked]
     possible = [r for r in records if all(path.exists() for path in _weights_of(run, exported, r))]
     chosen = sorted(possible, key=lambda r: seed_for(r.cell.slug, r.seed, r.step))[:count]
     with tempfile.TemporaryDirectory() as name:
         for old in chosen:
-            entry, folder = run.entry(old.cell.slug), Folder(Path(name))
+            entry, folder, before = run.entry(old.cell.slug), Folder(Path(name)), found.get(key_of(old))
+            if before and (before.outcome, before.sources) == (outcome_of(old), run.sources(entry, old.step)):
+                yield before
+                continue
             for other in records:  # a step reads the records of those before it
                 if (other.cell, other.seed) == (old.cell, old.seed) and STEPS.index(other.step) < STEPS.index(old.step):
                     other.write(folder.record(entry, old.seed, other.step))
-            new = _again(run, entry, old, exported, folder, data_root)
-            made = {"train": ["weights"], "attack": ["verdicts"], "harder": ["verdicts"], "audit": []}[old.step]
-            equal = {key: new.inputs[key] == old.inputs[key] for key in made}
-            equal["figures"] = _measured(new) == _measured(old)
-            words = [f"{what} {'equal' if same else 'differ'}" for what, same in equal.items()]
-            yield (
-                f"{entry.name}@{entry.scale}, seed {old.seed}, {old.step}: {', '.join(words)}",
-                all(equal.values()),
-            )
+            yield Rederived.of(old, _again(run, entry, old, exported, folder, data_root))
 
 
 def _weights_of(run: Run, exported: Folder, record: Record) -> list[Path]:
@@ -75,9 +73,3 @@ def _again(run: Run, entry: Entry, old: Record, exported: Folder, folder: Folder
         return attack_harder(job, run, entry, left_by("attack"), surrogates, path, verdicts)
     harder = left_by("harder") if "harder" in run.steps(entry, old.seed) else None
     return audit_cell(job, run, entry, Audited(left_by("attack"), harder, path))
-
-
-def _measured(record: Record) -> str:
-    """What was measured but for times and memory, in writing, where what is no number is equal to itself."""
-    figures = [(f.attack, f.metric, f.value, f.n) for f in record.figures if f.metric not in OF_THE_MACHINE]
-    return repr((record.status, figures, [sorted(epoch.items()) for epoch in record.curve]))

@@ -16,11 +16,12 @@ import pytest
 import typst
 import yaml
 
-from lat import cli, report
+from lat import cli, rederived, report
 from lat.audit_settings import FIXED_ATTACKS
 from lat.cells import Compute
-from lat.ledger import COLUMNS, LedgerError, Record, read_records
+from lat.ledger import COLUMNS, LedgerError, Record, read_records, write_ledger
 from lat.measured import Plan
+from lat.rederived import Rederived
 
 ROOT = Path(__file__).resolve().parents[2]
 CELLS = ("dnn", "adv_input", "fc_2", "fc_4")
@@ -586,3 +587,28 @@ def test_a_template_that_does_not_fit_leaves_no_pdf(built: tuple[Path, Plan], tm
     with pytest.raises(LedgerError, match=r"report\.typ"):
         report.build(built[1], built[0], tmp_path / "out.pdf", figures=built[0] / "build/out/figures", root=root)
     assert not (tmp_path / "out.pdf").exists()
+
+
+def test_provenance_says_which_records_were_made_again_and_which_came_out_different(
+    built: tuple[Path, Plan], tmp_path: Path
+) -> None:
+    left = {"weights": "a" * 64, "verdicts": "a" * 64}
+    records = [replace(r, inputs={**r.inputs, **left}) for r in read_records(built[0] / "records.jsonl")]
+    write_ledger(records, tmp_path)
+    again = [Rederived.of(record, replace(record, sources="d" * 64)) for record in records[:3]]
+    rederived.write(tmp_path, again)
+    present = {(record.cell.slug, record.step): "d" * 64 for record in records}
+    report.build(built[1], tmp_path, tmp_path / "out.pdf", sources=present)
+    said = text_of(tmp_path / "build/out")
+    assert "3 records, chosen by a hash of their names among those whose network is kept, were made again" in said
+    assert "3 by other code than their own" in said
+    assert "all came out the same, weights and verdicts bit for bit and every figure but times and memory." in said
+    assert "of them by code that is older" not in said
+    rederived.write(tmp_path, [*again[1:], replace(again[0], equal={"weights": False, "figures": True})])
+    present[records[0].cell.slug, records[0].step] = "e" * 64
+    report.build(built[1], tmp_path, tmp_path / "out.pdf", sources=present)
+    said = text_of(tmp_path / "build/out")
+    assert "2 came out the same, bit for bit, 1 did not: " in said
+    first = again[0]
+    assert f"{first.name}@{first.scale}, seed {first.seed}, {first.step}: weights differ, figures equal." in said
+    assert "of them by code that is older than the present." in said

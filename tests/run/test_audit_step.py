@@ -150,9 +150,9 @@ def test_an_audited_run_is_exported_put_back_and_derived_again(
     run: Run, done: Folder, tmp_path: Path, digits_root: Path
 ) -> None:
     assert export(run, done, tmp_path / "kept") == 4, "each network's weights once"
-    lines = list(experiment.rederive(run, tmp_path / "kept", digits_root, 99))
-    assert len(lines) == 16
-    assert all(equal for _, equal in lines)
+    found = list(experiment.rederive(run, tmp_path / "kept", digits_root, 99))
+    assert len(found) == 16
+    assert all(entry.same for entry in found)
     again = Folder(tmp_path / "again")
     assert restore(run, tmp_path / "kept", again) == (16, 0)
     assert collect(run, again, again.root) == []
@@ -187,9 +187,9 @@ def test_an_altered_figure_of_an_audit_comes_out_different(
     passed, found = (f'"attack": "ball_and_box", "metric": "{status}"' for status in ("passed", "found"))
     assert passed in path.read_text()
     path.write_text(path.read_text().replace(passed, found))
-    lines = list(experiment.rederive(run, tmp_path, digits_root, 99))
-    assert [equal for line, equal in lines] == ["audit" not in line for line, _ in lines]
-    assert len(lines) == 16
+    made = list(experiment.rederive(run, tmp_path, digits_root, 99))
+    assert [entry.same for entry in made] == [entry.step != "audit" for entry in made]
+    assert len(made) == 16
 
 
 @pytest.mark.parametrize(

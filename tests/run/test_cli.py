@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import yaml
 from small_mirror import small_mirror
 from small_run import ROOT, run_file, scale
 
-from lat import bars, cli, data
+from lat import bars, cli, data, rederived
 from lat.collection import Folder
 from lat.runs import load
 
@@ -87,9 +88,28 @@ def test_an_export_is_imported_and_checked(
     assert cli.main([*words, str(place / "kept"), "--check", "1"]) == 0
     out = capsys.readouterr().out
     assert "4 records put back; 0 that the run does not ask for left out" in out
-    assert "equal" in out
+    assert re.search(r"figures equal\n1 of 1 made again came out the same\n$", out)
+    (first,) = rederived.read(tmp_path / "small")
+    assert cli.main([*words, str(place / "kept"), "--check", "2"]) == 0
+    assert f"{first.line} (found {first.finished})\n" in capsys.readouterr().out, "not made twice"
+    assert len(found := rederived.read(tmp_path / "small")) == 2
+    assert first in found
     assert cli.main(["collect", *words[1:]]) == 0
     assert (tmp_path / "small/ledger.csv").read_bytes() == (done.root / "ledger.csv").read_bytes()
+    assert cli.main(["export", *words[1:], str(tmp_path / "again")]) == 0
+    assert rederived.read(tmp_path / "again") == found
+
+
+def test_a_record_that_comes_out_different_is_kept_as_such_and_the_check_fails(
+    place: Path, done: Folder, digits_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(place / "kept", tmp_path / "kept")
+    path = tmp_path / "kept/records.jsonl"
+    path.write_text(path.read_text().replace('"clean_accuracy", "n": ', '"clean_accuracy", "n": 1'))
+    words = ["import", "--config", str(place / "run.json"), "--results", str(tmp_path), "--data", str(digits_root)]
+    assert cli.main([*words, str(tmp_path / "kept"), "--check", "1"]) == 1
+    assert "0 of 1 made again came out the same" in capsys.readouterr().out
+    assert [entry.same for entry in rederived.read(tmp_path / "small")] == [False]
 
 
 def test_gaps_are_named(place: Path, done: Folder, digits_root: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -216,14 +216,39 @@ def test_a_seed_that_diverges_is_recorded(run: Run, tmp_path: Path, digits_root:
 
 def test_records_derived_again_come_out_equal(run: Run, done: Folder, tmp_path: Path, digits_root: Path) -> None:
     assert export(run, done, tmp_path / "kept") == 2
-    lines = list(experiment.rederive(run, tmp_path / "kept", digits_root, 9))
-    assert len(lines) == 4
-    assert all(equal for _, equal in lines)
-    assert {line for line, _ in lines} >= {
+    found = list(experiment.rederive(run, tmp_path / "kept", digits_root, 9))
+    assert len(found) == 4
+    assert all(entry.same for entry in found)
+    assert {entry.line for entry in found} >= {
         "dnn@narrow, seed 0, train: weights equal, figures equal",
         "mlpw@narrow, seed 0, attack: verdicts equal, figures equal",
     }
+    assert {entry.sources for entry in found} == {
+        run.sources(e, step) for e in run.entries for step in ("train", "attack")
+    }
     assert len(list(experiment.rederive(run, tmp_path / "kept", digits_root, 1))) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "stands"),
+    [
+        ({}, True),
+        ({"equal": {"weights": False, "figures": True}}, True),
+        ({"outcome": "0" * 64}, False),
+        ({"sources": "0" * 64}, False),
+        ({"versions": {"torch": "0"}}, False),
+        ({"device": "cpu (another)"}, False),
+    ],
+)
+def test_what_was_made_again_stands_where_record_code_and_machine_are_the_same(
+    run: Run, done: Folder, tmp_path: Path, digits_root: Path, change: dict[str, Any], stands: bool
+) -> None:
+    export(run, done, tmp_path)
+    (first,) = experiment.rederive(run, tmp_path, digits_root, 1)
+    known = replace(first, finished="before", **change)
+    (found,) = experiment.rederive(run, tmp_path, digits_root, 1, [known])
+    assert (found == known) == stands
+    assert found.same or stands
 
 
 def figure(values: dict[str, Any], metric: str) -> dict[str, Any]:
@@ -253,8 +278,8 @@ def test_a_record_that_was_altered_comes_out_different(
     record = next(r for r in records if (r["name"], r["step"]) == ("dnn", step))
     alter(record)
     path.write_text(json.dumps(record) + "\n")
-    found = list(experiment.rederive(run, tmp_path, digits_root, 1))
-    assert found == [(f"dnn@narrow, seed 0, {step}: {words}", "differ" not in words)]
+    (found,) = experiment.rederive(run, tmp_path, digits_root, 1)
+    assert (found.line, found.same) == (f"dnn@narrow, seed 0, {step}: {words}", "differ" not in words)
 
 
 def test_an_attack_whose_weights_were_not_exported_is_not_derived_again(
@@ -263,9 +288,7 @@ def test_an_attack_whose_weights_were_not_exported_is_not_derived_again(
     export(run, done, tmp_path)
     for entry, seed, _ in jobs(run):
         Folder(tmp_path).weights(entry, seed).unlink(missing_ok=True)
-    lines = [line for line, _ in experiment.rederive(run, tmp_path, digits_root, 9)]
-    assert len(lines) == 2
-    assert all(", train:" in line for line in lines)
+    assert [entry.step for entry in experiment.rederive(run, tmp_path, digits_root, 9)] == ["train", "train"]
 
 
 # A checkpoint of one's own

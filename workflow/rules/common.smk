@@ -3,7 +3,7 @@
 import json
 import sys
 
-from lat import collection, data, devices, runs, sources
+from lat import collection, data, devices, rederived, runs, sources
 from lat.ledger import atomic
 
 RUN = runs.load(config)

@@ -56,6 +56,7 @@ rule report:
         rules.tables.input,
         templates=sorted(str(path) for path in Path("reports").glob("*.typ")),
         registers=[RUN.config[key] for key in ("claims", "assumptions")] + list(RUN.audit_files),
+        again=[str(path) for path in [FOLDER.root / rederived.FILE] if path.exists()],
         studies=[str(path) for folder in RUN.config["studies"].values() for path in Path(folder).glob("ledger.csv")],
     output:
         report(REPORT, caption="../report/report.rst", category="Report"),
