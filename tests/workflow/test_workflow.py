@@ -25,6 +25,8 @@ import pytest
 import yaml
 from PIL import Image
 
+from lat import rederived
+
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -88,9 +90,9 @@ class Project:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr
 
-    def planned(self) -> Counter[str]:
+    def planned(self, target: str = LEDGER) -> Counter[str]:
         """How often each rule would run."""
-        return Counter(re.findall(r"^(?:local)?rule (\w+):", self.snakemake("--dry-run"), re.MULTILINE))
+        return Counter(re.findall(r"^(?:local)?rule (\w+):", self.snakemake("--dry-run", target=target), re.MULTILINE))
 
     def stamps(self, *kinds: str) -> dict[str, int]:
         """When each file of the given folders of the run was written."""
@@ -284,7 +286,7 @@ def test_an_imported_run_is_finished_with_and_without_its_weights(project: Proje
     done = project.call("lat", "import", *run, "kept")
     assert done.returncode == 0, done.stderr
     assert project.planned() == {"collect": 1}
-    planned = Counter(re.findall(r"^(?:local)?rule (\w+):", project.snakemake("--dry-run", target="all"), re.MULTILINE))
+    planned = project.planned("all")
     assert planned["equivalence"] == 1, "of the weights that are kept, which came along"
     assert planned["train"] == planned["attack"] == 0
     project.snakemake()
@@ -370,6 +372,9 @@ def test_the_report_is_made_and_made_again_only_where_something_changed(project:
     project.edit("lat/equivalence.py", "TOLERANCE = 1e-4", "TOLERANCE = 2e-4")
     assert "rule equivalence:" in project.snakemake("--dry-run", target="all")
     project.edit("lat/equivalence.py", "TOLERANCE = 2e-4", "TOLERANCE = 1e-4")
+    rederived.write(project.root / "results/tiny", [])
+    assert project.planned("all") == Counter(report=1, all=1), "records were made again"
+    (project.root / "results/tiny" / rederived.FILE).unlink()
     before = project.stamps("weights", "verdicts")
     project.edit("config/claims.yaml", "paraphrase: ", "paraphrase:  ")
     again = project.snakemake(target="all")
