@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import re
 import subprocess
 import sys
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from plain_network import batch, network
@@ -14,8 +17,8 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils import parametrizations
 
 from lat import AbsNormal, Fixed, Law, LayerwiseAdversary, Normal, PerturbationError, Reading, SiteError
-from lat.cells import DRAWS, FORMS, GRADIENTS
-from lat.laws import draw_epsilon
+from lat.cells import DRAWS, FORMS, GRADIENTS, CellError
+from lat.laws import draw_epsilon, law_of
 
 NAMED = ("fc2", "fc4")
 
@@ -31,6 +34,34 @@ def test_a_law_is_drawn_as_it_says(draw: str) -> None:
 
 def test_a_law_is_drawn_once_a_sample_where_it_does_not_say() -> None:
     assert Normal(0, 0.1).draw == AbsNormal(0.1).draw == "sample"
+
+
+@pytest.mark.parametrize("number", [0, 1, 0.5, np.float32(0.5), np.int64(1), torch.tensor(0.5)])
+def test_the_law_of_a_number_is_constant_and_holds_a_float(number: Any) -> None:
+    law = law_of(number)
+    assert law == Law("fixed", float(number))
+    assert type(law.radius) is float
+
+
+def test_the_law_of_a_law_is_itself() -> None:
+    law = AbsNormal(0.1, "element")
+    assert law_of(law) is law
+
+
+@pytest.mark.parametrize("wrong", ["0.1", b"0.1", "", None, True, False, [0.1], 1j])
+def test_what_is_no_number_and_no_law_is_refused_with_its_mend(wrong: object) -> None:
+    told = f"epsilon: {wrong!r} is no number and no law; give 0.1, or lat.Normal(0, 0.1)"
+    with pytest.raises(CellError, match=f"^{re.escape(told)}$"):
+        law_of(wrong)
+
+
+@pytest.mark.parametrize("draw", DRAWS)
+@pytest.mark.parametrize("shape", [(3,), (3, 2), (3, 2, 4), (3, 2, 4, 5), (3, 2, 4, 5, 6)])
+def test_epsilon_broadcasts_over_outputs_of_any_dimension(draw: str, shape: tuple[int, ...]) -> None:
+    eps = draw_epsilon(Normal(0, 0.1, draw), shape, torch.zeros(shape), torch.Generator())
+    assert isinstance(eps, Tensor)
+    ones = (1,) * len(shape)
+    assert tuple(eps.shape) == {"batch": ones, "sample": (3, *ones[1:]), "element": shape}[draw]
 
 
 def test_epsilon_lies_where_the_output_lies() -> None:
