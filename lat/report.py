@@ -182,11 +182,13 @@ def provenance(
         "records": len(records),
         "imported": sum(record.imported for record in records),
         "older": None if sources is None else len(older),
-        "older_cells": sorted({f"{record.name}@{record.scale}" for record in older}),
+        "older_cells": sorted(_cells_of(older)),
+        "older_everywhere": _cells_of(older) == _cells_of(records),
         "rederived": rederived.summary(made_again, records, sources),
         "seeds": sorted({record.seed for record in records}),
         "computed": [
-            {"scale": scale, "how": how, "cells": sorted(names)} for (scale, how), names in sorted(computed.items())
+            {"scale": scale, "how": how, "cells": sorted(names), "all": [s for s, _ in computed].count(scale) == 1}
+            for (scale, how), names in sorted(computed.items())
         ],
         "versions": [{"name": name, "versions": sorted(found)} for name, found in sorted(versions.items())],
         "sources": digests,
@@ -197,6 +199,10 @@ def provenance(
         "last": max((record.finished for record in records), default=""),
         "steps": steps,
     }
+
+
+def _cells_of(records: Iterable[Record]) -> set[str]:
+    return {f"{record.name}@{record.scale}" for record in records}
 
 
 def _run(plan: Plan, ledger: Ledger, root: Path) -> dict[str, Any]:

@@ -343,13 +343,17 @@ def _present(records: list[Record], **letters: str) -> dict[tuple[str, str], str
 
 def test_provenance_says_which_rows_were_computed_how(built: tuple[Path, Plan]) -> None:
     records = read_records(built[0] / "records.jsonl")
-    assert {found["how"] for found in report.provenance(records, built[1])["computed"]} == {"float32, uncompiled"}
+    computed = report.provenance(records, built[1])["computed"]
+    assert [(found["scale"], found["how"], found["all"]) for found in computed] == [
+        ("calibrated", "float32, uncompiled", True),
+        ("wide", "float32, uncompiled", True),
+    ]
     light = Compute("bf16", True, "default")
     cells = {r.name: replace(r.cell, compute=light) if r.name == "dnn" else r.cell for r in records}
     changed = [replace(r, cell=cells[r.name]) for r in records if r.scale == "wide"]
     assert report.provenance(changed, built[1])["computed"] == [
-        {"scale": "wide", "how": "bf16, channels last, compiled (default)", "cells": ["dnn"]},
-        {"scale": "wide", "how": "float32, uncompiled", "cells": ["fc_2", "fc_4"]},
+        {"scale": "wide", "how": "bf16, channels last, compiled (default)", "cells": ["dnn"], "all": False},
+        {"scale": "wide", "how": "float32, uncompiled", "cells": ["fc_2", "fc_4"], "all": False},
     ]
 
 
@@ -362,6 +366,12 @@ def test_provenance_counts_imported_and_older_records(built: tuple[Path, Plan]) 
     assert found["older_cells"] == [
         f"{cell}@{scale}" for cell in ("dnn", "fc_2", "fc_4") for scale in ("calibrated", "wide")
     ]
+    assert found["older_everywhere"]
+    present = _present([r for r in records if r.name == "dnn"], train="a", attack="b") | _present(
+        [r for r in records if r.name != "dnn"], train="a", attack="c"
+    )
+    fewer = report.provenance(records, built[1], present)
+    assert (fewer["older_everywhere"], fewer["older_cells"][0]) == (False, "fc_2@calibrated")
     assert [(entry["step"], entry["current"]) for entry in found["sources"]] == [("attack", False), ("train", True)]
     assert report.provenance(records, built[1])["older"] is None
     train = next(s for s in found["steps"] if (s["scale"], s["step"]) == ("calibrated", "train"))
