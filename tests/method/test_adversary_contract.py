@@ -163,6 +163,16 @@ def test_update_names_a_layer_that_no_pass_has_called() -> None:
         adversary.update()
 
 
+def test_update_names_an_activation_that_no_pass_has_called() -> None:
+    model = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 3))
+    adversary = LayerwiseAdversary(model, ["0"], 0.1, Reading(at="activation"))
+    with adversary:
+        loss = model[2](model[0](torch.rand(5, 2)).relu()).sum()
+    loss.backward()
+    with pytest.raises(PerturbationError, match=r"no gradient reached layer '1', which no pass in training mode has"):
+        adversary.update()
+
+
 def test_update_names_a_layer_that_was_in_eval_mode() -> None:
     model = network()
     adversary = LayerwiseAdversary(model, NAMED, 0.1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 
 import pytest
 import torch
@@ -79,13 +80,16 @@ def test_an_activation_behind_a_flatten_is_an_error_that_names_both() -> None:
         one_step(model, adversary, pictures(0))
 
 
-def test_one_image_without_a_batch_is_an_error() -> None:
-    model = nn.Sequential(nn.Conv2d(1, 3, 4), nn.Flatten(0)).double()
+@pytest.mark.parametrize("convolution", [nn.Conv1d, nn.Conv2d, nn.Conv3d])
+def test_one_image_without_a_batch_is_an_error(convolution: type[nn.Module]) -> None:
+    axes = int(convolution.__name__[4])
+    model = nn.Sequential(convolution(1, 3, 4), nn.Flatten(0))
     adversary = LayerwiseAdversary(model, ["0"], 0.1)
     with adversary:
-        logits = model(pictures(0)[0])
+        logits = model(torch.rand(1, *[4] * axes))
     logits.sum().backward()
-    with pytest.raises(PerturbationError, match=r"gradient at '0' has shape \(3, 1, 1\), .* give the model a batch"):
+    shape = re.escape(str((3, *[1] * axes)))
+    with pytest.raises(PerturbationError, match=rf"gradient at '0' has shape {shape}, .* give the model a batch"):
         adversary.update()
 
 
