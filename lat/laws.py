@@ -33,7 +33,7 @@ def law_of(epsilon: object) -> Law:
     """The law that is meant: a law itself, or that of a number, which is constant. Raises CellError for neither."""
     if isinstance(epsilon, Law):
         return epsilon
-    if isinstance(epsilon, str | bool) or not isinstance(epsilon, SupportsFloat):
+    if isinstance(epsilon, bool) or not isinstance(epsilon, SupportsFloat):
         raise CellError(f"epsilon: {epsilon!r} is no number and no law; give 0.1, or lat.Normal(0, 0.1)")
     return Fixed(float(epsilon))
 
