@@ -83,7 +83,7 @@ TESTS: Mapping[str, tuple[str, ...]] = {
         "tests/method/test_pushed_delta.py",
     ),
     "perturbation/gradients": (*ADVERSARY, "tests/method/test_convolutional_sites.py"),
-    "perturbation/kept": ("tests/method/test_wider_scopes.py",),
+    "perturbation/kept": ("tests/method/test_kept.py",),
     "perturbation/passing": (
         "tests/method/test_wider_scopes.py",
         "tests/method/test_pushed_delta.py",
