@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lat import defences, models
 from lat.batches import Batches, as_floats
 from lat.cells import Cell, Compute, Schedule, shared_seed
-from lat.memory import Batch, needed_for
+from lat.memory import Batch, TrainingError, needed_for
 from lat.resumption import Epoch, State, Store, own_draws
 from lat.running_statistics import reestimate
 
@@ -158,6 +158,8 @@ def fit(
                 with autocast:
                     images, labels = defence.examples(images, labels)
                     loss = defence.loss(images, labels)
+                if not model.training:
+                    raise TrainingError(f"method {cell.method!r} left the network in eval mode; put it back")
                 optimizer.zero_grad()
                 loss.backward()
                 defence.after_backward()

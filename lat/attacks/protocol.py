@@ -23,7 +23,7 @@ RANDOM_FROM = 1e-4
 
 
 class AttackError(RuntimeError):
-    """An attack left its threat model; the message names the attack and the excess."""
+    """An attack left its threat model, or touched what is not its own; the message names the attack and says how."""
 
 
 class SettingError(ValueError):
@@ -71,7 +71,8 @@ class Attack(Protocol):
     def perturb(self, model: nn.Module, x: Images, y: Labels, draws: Draws) -> Images:
         """Candidates of the shape of x, in the threat model around x.
 
-        The model is in eval mode and its parameters need no gradient: `run_attack` sees to both.
+        The model is in eval mode, its parameters need no gradient, and gradients are off (`torch.enable_grad` where
+        they are needed): `run_attack` sees to it. The model stays as it is, and random numbers come from `draws`.
         """
 
 
@@ -160,6 +161,41 @@ def undisturbed(model: nn.Module) -> Iterator[nn.Module]:
             module.training = mode
 
 
+@contextmanager
+def _untouched(model: nn.Module, name: str) -> Iterator[None]:
+    """A block in which attack `name` may look at the model and change nothing of it. Values of weights and buffers are
+    put back; raises AttackError naming the first that was changed, or the module that was left in training mode.
+    """
+    before = [(key, tensor, tensor.clone()) for key, tensor in _tensors(model)]
+    try:
+        yield
+    finally:
+        now = dict(_tensors(model))
+        changed = [key for key, tensor, value in before if now.get(key) is not tensor or not _same(tensor, value)]
+        for _, tensor, value in before if changed else ():
+            tensor.copy_(value)
+    if changed:
+        raise AttackError(f"{name}: the attack changed {changed[0]!r} of the network; let it work on a copy")
+    if training := [key or "the network" for key, module in model.named_modules() if module.training]:
+        raise AttackError(f"{name}: the attack left {training[0]!r} in training mode; put it back into eval mode")
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from model.named_parameters()
+    yield from model.named_buffers()
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors hold the same values, where what is no number is equal to itself."""
+    return one.shape == other.shape and bool(((one == other) | ((one != one) & (other != other))).all())
+
+
+def _global_draws(device: torch.device) -> Tensor:
+    """The state of torch's global generators, from which an attack of its own draws nothing."""
+    on_host = torch.get_rng_state()
+    return torch.cat([on_host, torch.cuda.get_rng_state(device)]) if device.type == "cuda" else on_host
+
+
 def slack(x: Images, threat: Threat) -> float:
     """How far rounding alone can carry a point of the ball outside it, as a distance in the norm of the threat."""
     reach = max(1.0, *(abs(side) for side in threat.box))
@@ -167,8 +203,11 @@ def slack(x: Images, threat: Threat) -> float:
     return 8 * torch.finfo(x.dtype).eps * reach * max(1.0, elements**0.5)
 
 
-def _checked(candidate: Tensor, x: Images, threat: Threat, name: str) -> Images:
+def _checked(candidate: object, x: Images, threat: Threat, name: str) -> Images:
     """The candidate, projected on ball and box to remove rounding. Raises AttackError where more than that is wrong."""
+    if not isinstance(candidate, Tensor):
+        raise AttackError(f"{name}: candidates are no tensor but {type(candidate).__name__}")
+    candidate = candidate.detach()
     if candidate.shape != x.shape or candidate.dtype != x.dtype:
         raise AttackError(
             f"{name}: candidates are {candidate.dtype} {tuple(candidate.shape)}, the images {x.dtype} {tuple(x.shape)}"
@@ -209,8 +248,9 @@ def run_attack(
     its accuracy over many see the audit's `fresh_draws`. Attacks that look for the smallest distance, and those of
     other packages (AutoAttack, HopSkipJump, Boundary), believe every draw all the same and are weak on it.
 
-    Raises AttackError where a candidate leaves ball or box by more than rounding or is not finite, and ValueError where
-    x itself lies outside the box.
+    Raises AttackError where a candidate leaves ball or box by more than rounding or is not finite, where the attack has
+    changed the network, or drawn from torch's global generators though the network does not; and ValueError where x
+    itself lies outside the box.
     """
     name = name or type(attack).__name__
     threat = attack.threat
@@ -220,8 +260,13 @@ def run_attack(
     if float(x.min()) < threat.box[0] or float(x.max()) > threat.box[1] or not bool(x.isfinite().all()):
         raise ValueError(f"{name}: an image leaves the box {threat.box}; scale the images to it")
     with undisturbed(model), torch.no_grad():
+        before = _global_draws(x.device)
         searched = Unjudged(model) if is_random(model, x) else model
-        candidate = attack.perturb(searched, x, y, Draws(seed, index)).detach()
+        of_its_own = torch.equal(before, after := _global_draws(x.device))
+        with _untouched(model, name):
+            candidate = attack.perturb(searched, x.clone(), y.clone(), Draws(seed, index))
+        if of_its_own and not torch.equal(after, _global_draws(x.device)):
+            raise AttackError(f"{name}: the attack drew from torch's global generator; draw from `draws` instead")
         adversarial = _checked(candidate, x, threat, name)
         clean, attacked = model(x), model(adversarial)
     return Outcome(

@@ -43,7 +43,7 @@ def ball_and_box(check: str, subject: Subject, given: Mapping[str, Any]) -> list
         for part, x, y in subject.parts(sample):
             draws = Draws(seed_for(subject.seed, check, name), part.tolist())
             with undisturbed(subject.model), torch.no_grad():
-                proposed = attack.perturb(subject.model, x, y, draws)
+                proposed = attack.perturb(subject.model, x.clone(), y.clone(), draws)
             if not bool(np.isfinite(_array(proposed)).all()):
                 raise AuditError(f"{check}: {name}: an adversarial example is not finite")
             outside = excess(_array(proposed), _array(x), attack.threat)

@@ -11,11 +11,20 @@ from torch.nn.functional import cross_entropy
 
 from lat.cells import Cell, CellError, own_seed
 
+HOOKS = ("start_epoch", "examples", "loss", "after_backward")
+
 
 class Defence:
     """Standard training, and the protocol of all methods: examples, then the loss, then what follows its backward
     pass.
+
+    A method that overrides no hook, as one may be misspelt, is a TypeError where its class is made.
     """
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if all(getattr(cls, hook) is getattr(Defence, hook) for hook in HOOKS):
+            raise TypeError(f"{cls.__name__} overrides none of {', '.join(HOOKS)}: it would be standard training")
 
     def __init__(self, model: nn.Module, cell: Cell, seed: int) -> None:
         self.model = model

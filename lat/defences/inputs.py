@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ from lat.defences.base import Defence, placed
 from lat.laws import draw_epsilon
 
 
-class InputDefence(Defence):
+class InputDefence(Defence, ABC):
     """Perturbs each batch's inputs by at most |epsilon| and clips them to the box; mixes clean examples in where asked.
 
     With the mixture the batch doubles: clean examples first, the perturbed ones after them.
@@ -34,9 +35,9 @@ class InputDefence(Defence):
             return torch.cat([x, perturbed]), torch.cat([y, y])
         return perturbed, y
 
+    @abstractmethod
     def perturbed(self, x: Tensor, y: Tensor) -> Tensor:
         """The perturbed inputs before clipping, of the shape of x."""
-        raise NotImplementedError
 
     def epsilon(self, x: Tensor) -> Tensor | float:
         """Epsilon for the batch, a number or a tensor that broadcasts against x (n, C, H, W)."""

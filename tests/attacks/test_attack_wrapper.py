@@ -56,11 +56,81 @@ def spoil(x: Tensor, value: float) -> Tensor:
         (lambda x: spoil(x, math.inf), r"cheat: 1 of 3 candidates are not finite"),
         (lambda x: x[:2], r"cheat: candidates are .*\(2, 1, 2, 2\)"),
         (lambda x: x.double(), r"cheat: candidates are torch.float64"),
+        (lambda x: x.add_(0.3), r"cheat: a candidate leaves the linf ball of radius 0.1 by 0.2"),  # in place
+        (lambda x: None, r"cheat: candidates are no tensor but NoneType$"),
+        (lambda x: (x, x), r"cheat: candidates are no tensor but tuple$"),
+        (lambda x: x + 0.01 * torch.rand_like(x), r"cheat: the attack drew from torch's global generator; draw from"),
     ],
 )
 def test_an_attack_that_cheats_is_caught_and_named(found: Callable[[Tensor], Tensor], message: str) -> None:
     with pytest.raises(AttackError, match=message):
         judge(Returning(found), X)
+
+
+@dataclass(frozen=True)
+class Touching(Returning):
+    """An attack that does something to the network or the labels, and returns the images."""
+
+    touch: Callable[[nn.Module, Tensor], object] = lambda model, y: None
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
+        self.touch(model, y)
+        return self.found(x)
+
+
+def test_labels_that_an_attack_overwrites_are_its_own_copy() -> None:
+    y = torch.tensor([1, 0, 1])
+    plain = judge(Returning(lambda x: x), X, y)
+    touched = judge(Touching(lambda x: x, touch=lambda m, z: z.zero_()), X, y)
+    assert torch.equal(plain.robust, touched.robust)
+    assert plain.robust.tolist() == y.bool().tolist() == [True, False, True]
+
+
+def replaced(model: nn.Module) -> None:
+    model.last.weight = nn.Parameter(model.last.weight.clone(), requires_grad=False)
+
+
+@pytest.mark.parametrize(
+    ("touch", "message"),
+    [
+        (
+            lambda m: m.first.bias.add_(1),
+            r"cheat: the attack changed 'first\.bias' of the network; let it work on a copy",
+        ),
+        (lambda m: m.last.weight.data.zero_(), r"cheat: the attack changed 'last\.weight' of the network"),
+        (lambda m: m.normal.train()(torch.rand(4, 16)), r"cheat: the attack changed 'normal\.running_mean'"),
+        (replaced, r"cheat: the attack changed 'last\.weight' of the network"),
+        (lambda m: m.train(), r"cheat: the attack left 'the network' in training mode; put it back into eval mode"),
+        (lambda m: m.drop.train(), r"cheat: the attack left 'drop' in training mode"),
+    ],
+)
+def test_an_attack_that_touches_the_network_is_caught_and_undone(
+    touch: Callable[[nn.Module], object], message: str, digits: Digits
+) -> None:
+    model = Mixed()
+    before = model.state()
+    for weight in (0.5, math.nan):  # the weights of a network that diverged are no numbers, and equal themselves
+        with torch.no_grad():
+            model.last.bias[0] = before[3][-1][0] = weight
+        attack = Touching(lambda x: x, touch=lambda m, y: touch(m))
+        judge(Returning(lambda x: x), digits.x[:4], digits.y[:4], model)
+        with pytest.raises(AttackError, match=message):
+            judge(attack, digits.x[:4], digits.y[:4], model)
+        assert before[0] == model.state()[0]
+        now, kept = model.state()[3], before[3]
+        assert all(torch.equal(a.nan_to_num(nan=7.0), b.nan_to_num(nan=7.0)) for a, b in zip(now, kept, strict=True))
+
+
+def test_a_network_that_draws_from_the_global_generator_may(digits: Digits) -> None:
+    class Faint(nn.Module):
+        """Random by less than `is_random` sees."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            scores = digits.model(x)
+            return scores + 1e-9 * torch.rand_like(scores)
+
+    passing = Touching(lambda x: x, touch=lambda m, y: m(digits.x[:4]))
+    assert judge(passing, digits.x[:4], digits.y[:4], Faint()).robust.shape == (4,)
 
 
 def test_an_attack_that_leaves_the_l2_ball_is_caught() -> None:

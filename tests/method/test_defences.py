@@ -15,7 +15,7 @@ from lat import defences
 from lat.cells import Cell, CellError, Law, Reading, own_seed
 from lat.defences.ascent import STEPS, gradient, summed_cross_entropy
 from lat.defences.base import Combined, Defence
-from lat.defences.inputs import Fgsm, Noise
+from lat.defences.inputs import Fgsm, InputDefence, Noise
 from lat.running_statistics import still
 
 FIXED = Law("fixed", 0.3)
@@ -195,6 +195,17 @@ class Doubled(Defence):
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         return 2 * super().loss(x, y)
+
+
+def test_a_class_that_overrides_no_hook_is_refused_where_it_is_made() -> None:
+    told = "Misspelt overrides none of start_epoch, examples, loss, after_backward: it would be standard training"
+    with pytest.raises(TypeError, match=f"^{told}$"):
+        type("Misspelt", (Defence,), {"example": lambda self, x, y: (x + 1, y)})
+    for hook in ("start_epoch", "examples", "loss", "after_backward"):
+        assert issubclass(type("Own", (Defence,), {hook: lambda self: None}), Defence)
+    misspelt = type("Misspelt", (InputDefence,), {"perturb": lambda self, x, y: x})
+    with pytest.raises(TypeError, match="perturbed"):
+        misspelt(network(), cell("noise", input_law=FIXED), 0)
 
 
 @pytest.mark.parametrize(

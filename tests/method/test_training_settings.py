@@ -15,9 +15,9 @@ from plain_network import CLASSES, SHAPE, cell
 from torch import Tensor, nn
 from unfinished_training import STEPS, fit, more_networks, on, result
 
-from lat import models, training
+from lat import defences, models, training
 from lat.cells import Cell, Compute, Law, Schedule
-from lat.memory import EvaluationError, TrainingError
+from lat.defences.base import Defence
 from lat.training import Progress
 
 __all__ = ["more_networks"]
@@ -131,6 +131,19 @@ def test_weights_that_do_not_fit_are_a_matter_of_the_width(monkeypatch: pytest.M
     monkeypatch.setitem(models.MODELS, "vast", lambda *_: Vast())  # type: ignore[arg-type]
     with pytest.raises(TrainingError, match=r"width: the weights of vast at width 5 .* of 'cpu' .*; lower width$"):
         fit(replace(cell("standard"), model="vast"))
+
+
+def test_a_method_that_leaves_the_network_in_eval_mode_is_an_error_that_names_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Looking(Defence):
+        def loss(self, x: Tensor, y: Tensor) -> Tensor:
+            self.model.eval()
+            return super().loss(x, y)
+
+    monkeypatch.setattr(defences, "DEFENCES", {**defences.DEFENCES, "standard": Looking})
+    with pytest.raises(TrainingError, match=r"^method .standard. left the network in eval mode; put it back$"):
+        fit(cell("standard"))
 
 
 def test_other_errors_of_the_network_stay_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
