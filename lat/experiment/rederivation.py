@@ -19,24 +19,29 @@ from lat.rederived import Rederived, key_of, outcome_of
 from lat.runs import Entry, Run
 
 
+def chosen(run: Run, source: Path, count: int) -> list[Record]:
+    """The first `count` records of an exported run by a hash of their names, of those that it asks for and that can be
+    made again: trainings, and later steps of networks whose weights were exported.
+    """
+    exported = Folder(source)
+    possible = [r for r in _asked(run, source) if all(path.exists() for path in _weights_of(run, exported, r))]
+    return sorted(possible, key=lambda r: seed_for(r.cell.slug, r.seed, r.step))[:count]
+
+
 def rederive(
     run: Run, source: Path, data_root: Path, count: int, known: Iterable[Rederived] = ()
 ) -> Iterator[Rederived]:
-    """Make `count` records of an exported run again and compare each with what it was.
+    """Make the `chosen` records of an exported run again and compare each with what it was.
 
     A training is the same when its weights are, bit for bit, a later step when its verdicts are; and when what was
-    measured is, but for times and memory. Later steps need the weights to have been exported. Which records follows
-    from their names alone. What is `known` of a record as it is, from the present code, versions and hardware, stands
-    and is not made again. Another machine or version may differ in last bits.
+    measured is, but for times and memory. What is `known` of a record as it is, from the present code, versions and
+    hardware, stands and is not made again. Another machine or version may differ in last bits.
     """
     exported, here = Folder(source), (versions(), hardware("cpu"))
     found = {entry.key: entry for entry in known if (dict(entry.versions), entry.device) == here}
-    asked = {(entry.cell, seed, step) for entry, seed, step in jobs(run)}
-    records = [r for r in read_records(source / "records.jsonl") if (r.cell, r.seed, r.step) in asked]
-    possible = [r for r in records if all(path.exists() for path in _weights_of(run, exported, r))]
-    chosen = sorted(possible, key=lambda r: seed_for(r.cell.slug, r.seed, r.step))[:count]
+    records = _asked(run, source)
     with tempfile.TemporaryDirectory() as name:
-        for old in chosen:
+        for old in chosen(run, source, count):
             entry, folder, before = run.entry(old.cell.slug), Folder(Path(name)), found.get(key_of(old))
             if before and (before.outcome, before.sources) == (outcome_of(old), run.sources(entry, old.step)):
                 yield before
@@ -45,6 +50,12 @@ def rederive(
                 if (other.cell, other.seed) == (old.cell, old.seed) and STEPS.index(other.step) < STEPS.index(old.step):
                     other.write(folder.record(entry, old.seed, other.step))
             yield Rederived.of(old, _again(run, entry, old, exported, folder, data_root))
+
+
+def _asked(run: Run, source: Path) -> list[Record]:
+    """The records of an exported run that the run asks for."""
+    asked = {(entry.cell, seed, step) for entry, seed, step in jobs(run)}
+    return [r for r in read_records(source / "records.jsonl") if (r.cell, r.seed, r.step) in asked]
 
 
 def _weights_of(run: Run, exported: Folder, record: Record) -> list[Path]:

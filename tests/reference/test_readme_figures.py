@@ -11,7 +11,8 @@ import pytest
 import yaml
 from published import CONVOLUTIONAL, NARROW, REFERENCE, WIDE, At, accuracy, readme
 
-from lat import cli, runs
+from lat import cli, rederived, runs
+from lat.experiment.rederivation import chosen
 from lat.ledger import read_records
 from lat.measured import Plan, read_ledger
 from lat.report import ROOT
@@ -308,6 +309,23 @@ def test_the_readme_s_figures_are_those_of_the_ledgers() -> None:
         f"FC-3&4 in the most favourable reading keeps {100 * twice:.1f} % of all images under PGD with twice the steps"
         f", and {shared['fc_34_best']} % when all attacks are counted"
     ) in said
+
+
+def test_the_readme_says_which_records_were_made_again_and_that_they_came_out_the_same() -> None:
+    folder = REFERENCE / "mnist"
+    entries, records = rederived.read(folder), read_records(folder / "records.jsonl")
+    about = rederived.summary(entries, records, None)
+    assert about is not None
+    assert about["records"] == len(entries), "all are of records as they stand"
+    first = chosen(runs.load(ROOT / "config/mnist.yaml"), folder, len(entries))
+    assert {rederived.key_of(record) for record in first} == {entry.key for entry in entries}
+    steps = {entry["step"]: entry["records"] for entry in about["steps"]}
+    assert (
+        f"Of `reports/reference/mnist` {len(entries)} records, the first by a hash of their names, were made again by "
+        f"later code ({steps['train']} trainings, {steps['attack']} attacks, {steps['audit']} audits): all came out "
+        "the same, weights and verdicts bit for bit." in readme()
+    )
+    assert (about["later"], about["differ"]) == (len(entries), [])
 
 
 def test_the_readme_says_on_which_networks_a_large_ball_leaves_more_than_chance() -> None:
