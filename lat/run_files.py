@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -25,10 +26,22 @@ def opened(path: Path, key: str) -> TextIO:
         raise RunError(f"{key}: {path} cannot be read ({error.strerror}); name a file of the project") from error
 
 
+class _EachKeyOnce(yaml.SafeLoader):
+    """YAML in which a key that stands twice in a mapping is an error, where PyYAML takes the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[tuple[str, str]] = set()
+        for key, _ in node.value:
+            if (key.tag, str(key.value)) in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} stands twice", key.start_mark)
+            seen.add((key.tag, str(key.value)))
+        return super().construct_mapping(node, deep)
+
+
 def parsed(text: str, origin: str) -> Any:
     """The YAML in `text`. Raises RunError naming `origin` where it is none."""
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, _EachKeyOnce)
     except yaml.YAMLError as error:
         raise RunError(f"{origin}: not YAML ({' '.join(str(error).split())}); mend that place") from error
 
@@ -65,6 +78,18 @@ def check(values: object, schema: str, origin: str = "") -> None:
         place = ".".join(_named(values, error.absolute_path)) or "top level"
         origin = origin or f"{schema} file"
         raise RunError(f"{origin}, {place}: {error.message}; see workflow/schemas/{schema}.schema.yaml")
+    for path, value in _infinite(values):
+        raise RunError(f"{origin or f'{schema} file'}, {'.'.join(path)}: {value} is no finite number; give one")
+
+
+def _infinite(values: object) -> Iterator[tuple[tuple[str, ...], float]]:
+    """The places and values of numbers that are none, or endless, which no schema rules out."""
+    if isinstance(values, float) and not math.isfinite(values):
+        yield (), values
+    entries = values.items() if isinstance(values, Mapping) else enumerate(values) if isinstance(values, list) else ()
+    for key, value in entries:
+        for place, odd in _infinite(value):
+            yield (str(key), *place), odd
 
 
 @cache

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lat import sources
-from lat.audit_settings import TOLD, Audit, audit_of
+from lat.audit_settings import FIXED_ATTACKS, TOLD, Audit, audit_of
 from lat.cells import Cell, CellError
 from lat.grid import ABSENT, ROW_KEYS, SCALE_KEYS, SCHEDULE_KEYS, read_rows, resolve
 from lat.run_files import ROOT, RunError, check, chosen, read, whole
@@ -200,6 +200,8 @@ def load(source: str | Path | Mapping[str, Any]) -> Run:
         for scale in config["scales"]
         if (audit := audit_of(config, scale, attacks, cells, _cells(config, scale)))
     }
+    for settings in (attacks, *(audit.attacks for audit in audits.values())):
+        _check_kinds(config["attacks"]["file"], settings)
     return Run(config, tuple(entries.values()), attacks, audits)
 
 
@@ -282,4 +284,26 @@ def _named_scales(config: Mapping[str, Any], names: Sequence[str]) -> list[Mappi
 
 
 def _attacks(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    return chosen(config["attacks"]["file"], "attacks", config["attacks"]["names"])
+    """The settings of the run's attacks. Raises RunError where one cannot be counted with the others in the tables'
+    worst case.
+    """
+    found = chosen(file := config["attacks"]["file"], "attacks", config["attacks"]["names"])
+    fixed = [name for name in found if name in FIXED_ATTACKS]
+    for name in fixed:
+        given, first = found[name], found[fixed[0]]
+        differs = any(given.get(key) != first.get(key) for key in ("norm", "radius", "box"))
+        if differs or "radii" in given or given["examples"] is not None:
+            raise RunError(
+                f"{file}, {name}: the tables' attacks ({', '.join(fixed)}) make one worst case; give them one norm and "
+                "radius, and all images (examples: null)"
+            )
+    return found
+
+
+def _check_kinds(file: str, attacks: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raises RunError where an attack is of no registered kind, or its radius is more than a box of [0, 1] is wide."""
+    for name, given in attacks.items():
+        _registered("lat.attacks", f"{file}, {name}.kind", given["kind"])
+        radius = max(given.get("radii", [given.get("radius") or 0]))
+        if given["norm"] == "linf" and radius > 1:
+            raise RunError(f"{file}, {name}.radius: {radius:g} of pixels that lie in [0, 1]; give a part of 1")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 import yaml
 from small_run import ROOT, run_file, scale, small_run
 
-from lat import runs
+from lat import runs, sources
 from lat.cells import CellError, Compute
 from lat.run_files import RunError
 
@@ -267,7 +268,7 @@ def test_how_many_images_are_looked_at_decides_both_steps_and_is_left_out_where_
         ({"variants": [variant(bases=["fc_9"])]}, "cells: 'fc_9' is no row"),
         ({"variants": [variant(axes=[[{"raduis": 0.1}]])]}, "variants: 'raduis' cannot be overridden; use one of"),
         ({"variants": [variant(axes=[[{"radius": "much"}]])]}, "radius: 'much' is no number"),
-        ({"variants": [variant(axes=[[{"radius": float("nan")}]])]}, "radius: nan is no number"),
+        ({"variants": [variant(axes=[[{"radius": float("nan")}]])]}, "radius: nan is no finite number; give one"),
         ({"variants": [variant(axes=[[{"width": 6.0}]])]}, "width: 6.0 must be a whole number"),
         ({"variants": [variant(axes=[[{"layers": ["fc2"]}]])]}, "layers: ['fc2'] in an override"),
         ({"variants": [variant(bases=["adv_fixed"], axes=[[{"mix": "maybe"}]])]}, "mix: 'maybe' is neither yes nor no"),
@@ -313,11 +314,57 @@ def test_an_unknown_key_of_an_attack_is_named_before_anything_is_trained(tmp_pat
 
 
 @pytest.mark.parametrize(
+    ("name", "change", "complaint"),
+    [
+        ("cw", {"radius": 0.2}, "attacks.yaml, cw: the tables' attacks (fgsm, pgd, cw) make one worst case; give them"),
+        ("pgd", {"norm": "l2"}, "pgd: the tables' attacks (fgsm, pgd, cw) make one worst case; give them one norm"),
+        ("pgd", {"examples": 50}, "pgd: the tables' attacks (fgsm, pgd, cw) make one worst case; give them one norm"),
+        ("fgsm", {"radius": float("nan")}, "attacks.yaml, fgsm.radius: nan is no finite number; give one"),
+        ("noise", {"radius": float("inf")}, "attacks.yaml, noise.radius: inf is no finite number; give one"),
+        ("noise", {"radius": 25}, "attacks.yaml, noise.radius: 25 of pixels that lie in [0, 1]; give a part of 1"),
+        ("pgd_curve", {"radii": [0.1, 8]}, "attacks.yaml, pgd_curve.radius: 8 of pixels that lie in [0, 1]"),
+        ("noise", {"box": [0, 255]}, "attacks.yaml, noise.box: [0.0, 1.0] was expected"),
+    ],
+)
+def test_an_attack_out_of_its_threat_model_is_named_before_anything_is_trained(
+    tmp_path: Path, name: str, change: dict[str, Any], complaint: str
+) -> None:
+    attacks = yaml.safe_load((ROOT / "config/attacks.yaml").read_text(encoding="utf-8"))
+    attacks[name] |= change
+    path = tmp_path / "attacks.yaml"
+    path.write_text(yaml.safe_dump(attacks), encoding="utf-8")
+    with pytest.raises(RunError, match=re.escape(complaint)):
+        small_run(attacks={"file": str(path), "names": ["fgsm", "pgd", "cw", "pgd_curve", "noise"]})
+
+
+def test_an_attack_that_is_registered_nowhere_is_named_before_anything_is_trained(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kinds = [kind for kind in sources.registered("lat.attacks") if kind != "pgd"]
+    real = sources.registered
+    monkeypatch.setattr(sources, "registered", lambda package: kinds if package == "lat.attacks" else real(package))
+    small_run(attacks={"file": "config/attacks.yaml", "names": ["fgsm"]})
+    audit = {"file": "config/audit.yaml", "checks": "cheap", "attacks": ["pgd_twice"], "transfer": None}
+    for asked in ({"attacks": {"file": "config/attacks.yaml", "names": ["pgd"]}}, {"audit": audit}):
+        with pytest.raises(RunError, match=r"\.kind: 'pgd' is not known; use one of fgsm, .* add it to lat\.attacks$"):
+            small_run(**asked)
+
+
+def test_a_key_that_stands_twice_is_an_error_and_not_its_last_value(tmp_path: Path) -> None:
+    path = tmp_path / "attacks.yaml"
+    text = (ROOT / "config/attacks.yaml").read_text(encoding="utf-8")
+    path.write_text(text + "pgd: {kind: fgsm, norm: linf, radius: 0.1, box: [0.0, 1.0], examples: null}\n", "utf-8")
+    with pytest.raises(RunError, match=r"attacks\.yaml: not YAML \(key 'pgd' stands twice .*\); mend that place"):
+        small_run(attacks={"file": str(path), "names": ["fgsm"]})
+
+
+@pytest.mark.parametrize(
     ("file", "old", "new", "complaint"),
     [
         ("tables.yaml", "best: ", "bset: ", "tables.yaml, tables.table_1.rows."),
         ("tables.yaml", "extra:", "extraa:", "tables.yaml, tables.table_1: "),
         ("tables.yaml", "cw: 0.", "cw: 53.", "cw: 53."),
+        ("cells.tsv", "\tfixed\t0.1\tsample\tno\t", "\t-\t0.1\tsample\tno\t", "'-' was expected"),
         ("cells.tsv", "\tnormal\t0.1\tsample\tclosed", "\tnromal\t0.1\tsample\tclosed", "law: 'nromal' is not one"),
     ],
 )
