@@ -610,9 +610,12 @@ def test_provenance_says_which_records_were_made_again_and_which_came_out_differ
     present = {(record.cell.slug, record.step): "d" * 64 for record in records}
     report.build(built[1], tmp_path, tmp_path / "out.pdf", sources=present)
     said = text_of(tmp_path / "build/out")
-    assert "3 records, chosen by a hash of their names (a later step only where its network is kept), were made" in said
-    assert "3 by other code than their own" in said
-    assert "all came out the same, weights and verdicts bit for bit and every figure but times and memory." in said
+    assert (
+        "3 records (train 2, attack 1), chosen by a hash of their names (a later step only where its network is kept)"
+        in said
+    )
+    assert "on cpu (a processor), 3 of them by other code than their own: all came out the same" in said
+    assert ", weights and verdicts bit for bit and every figure but times and memory." in said
     assert "of them by code that is older" not in said
     rederived.write(tmp_path, [*again[1:], replace(again[0], equal={"weights": False, "figures": True})])
     present[records[0].cell.slug, records[0].step] = "e" * 64
