@@ -1,9 +1,9 @@
 """Which code decides a step's result, as one digest: an edit that can change a result changes it, a comment does not.
 
 A step names its entry modules; everything of the package that they import, at any depth, belongs to it. Of a registry
-(the mapping of names to methods, models or attacks) only what the cell uses belongs to it, so that adding one of them
-makes no result old. The digest is over the syntax trees without docstrings, comments and signatures' annotations,
-which nothing evaluates but the tests' type checks. No torch here.
+(the mapping of names to methods, models or attacks) only what the cell, or a module of the step, uses belongs to it, so
+that adding one of them makes no result old. The digest is over the syntax trees without docstrings, comments and
+signatures' annotations, which nothing evaluates but the tests' type checks. No torch here.
 """
 
 from __future__ import annotations
@@ -125,12 +125,48 @@ def _imports(tree: ast.Module, name: str, package: Path) -> set[str]:
             )
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    for registry in REGISTRIES:
+        if registry != name and (asked := _asked_of(tree, registry)):
+            origins = _origins(registry, package)
+            names |= {origins[asked_for] for asked_for in asked if asked_for in origins}
     found = set()
     for entry in names:
         parts = entry.split(".")
         if parts[0] == package.name:
             found |= {".".join(parts[:k]) for k in range(2, len(parts) + 1)}
     return {entry for entry in found if _path(entry, package).exists()}
+
+
+def _asked_of(tree: ast.Module, registry: str) -> set[str]:
+    """The names that a module takes from a registry's package: `from lat.attacks import PGD`, or `attacks.PGD`."""
+    above, _, last = registry.rpartition(".")
+    asked: set[str] = set()
+    aliases = {registry}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == registry:
+            asked |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module == above:
+            aliases |= {alias.asname or alias.name for alias in node.names if alias.name == last}
+        elif isinstance(node, ast.Import):
+            aliases |= {alias.asname for alias in node.names if alias.name == registry and alias.asname}
+    return asked | {
+        node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and _dotted(node.value) in aliases
+    }
+
+
+def _dotted(node: ast.expr) -> str:
+    """A name, or names with dots between; empty for any other expression."""
+    if isinstance(node, ast.Attribute):
+        return f"{before}.{node.attr}" if (before := _dotted(node.value)) else ""
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+@cache
+def _origins(registry: str, package: Path) -> Mapping[str, str]:
+    """The module that each name in a registry's package is imported from."""
+    body = ast.parse(_path(registry, package).read_text()).body
+    imports = [node for node in body if isinstance(node, ast.ImportFrom)]
+    return {alias.asname or alias.name: str(node.module) for node in imports for alias in node.names}
 
 
 def _path(name: str, package: Path) -> Path:

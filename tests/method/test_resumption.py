@@ -15,12 +15,13 @@ from lat import Law, Reading
 from lat.cells import Cell, Compute
 from lat.checkpoints import Checkpoint
 from lat.defences import DEFENCES
-from lat.defences.base import placed
+from lat.defences.base import Defence, placed
 from lat.resumption import ResumptionError, Store, own_draws
 
 __all__ = ["more_networks"]
 
-OTHERS = [name for name in DEFENCES if name not in ("standard", "interval_bound", "layerwise")]
+PLAIN_LOSS = [name for name, kind in DEFENCES.items() if kind.loss is Defence.loss]  # another is joined with no layers
+OTHERS = [name for name in PLAIN_LOSS if name not in ("standard", "layerwise")]
 CASES: dict[str, Cell] = {
     **{name: cell(name) for name in DEFENCES},
     **{f"{name}+layerwise": cell(f"{name}+layerwise") for name in OTHERS},

@@ -52,6 +52,33 @@ def test_the_names_read_from_the_source_are_the_registered_ones(name: str, mappi
     assert sources.registered(name) == list(mapping)
 
 
+@pytest.mark.parametrize(
+    ("line", "use"),
+    [
+        ("from lat.attacks import PGD", "PGD"),
+        ("from lat.attacks import PGD as Search", "Search"),
+        ("from lat import attacks", "attacks.PGD"),
+        ("from lat import attacks as known", "known.PGD"),
+        ("import lat.attacks", "lat.attacks.PGD"),
+        ("import lat.attacks as known", "known.PGD"),
+    ],
+)
+def test_what_a_method_takes_from_another_registry_belongs_to_it(package: Path, line: str, use: str) -> None:
+    """Though the cell does not name it."""
+    method = "from lat.defences.base import Defence\n{}\n\n\nclass Own(Defence):\n    examples = {}\n"
+    (package / "defences/own.py").write_text(method.format(line, use), encoding="utf-8")
+    edit(package / "defences/__init__.py", '    "standard": ', '    "own": Own,\n    "standard": ')
+    edit(
+        package / "defences/__init__.py",
+        "from lat.defences.base",
+        "from lat.defences.own import Own\nfrom lat.defences.base",
+    )
+    before, other = digest("train", ("4fc", "own"), package), digest("train", PLAIN, package)
+    edit(package / "attacks/pgd.py", "def perturb", "def unused(self):\n        pass\n\n    def perturb")
+    assert digest("train", ("4fc", "own"), package) != before
+    assert digest("train", PLAIN, package) == other
+
+
 def test_comments_docstrings_and_blank_lines_change_nothing(package: Path) -> None:
     before = digest("train", LAYERWISE, package), digest("attack", ATTACKED, package)
     for path in package.rglob("*.py"):

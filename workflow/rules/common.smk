@@ -3,10 +3,12 @@
 import json
 import sys
 
-from lat import collection, data, devices, rederived, runs, sources
+from lat import collection, data, devices, rederived, run_files, runs, sources
 from lat.ledger import atomic
 
 RUN = runs.load(config)
+for _register in ("claims", "assumptions"):  # read at the end alone, and by no job before
+    run_files.read(Path(RUN.config[_register]), _register, _register)
 FOLDER = collection.Folder(Path("results") / RUN.name)
 DATA = data.digests_under("data")
 REPORT = f"reports/{RUN.name}.pdf"
