@@ -77,7 +77,9 @@ def check(values: object, schema: str, origin: str = "") -> None:
     if error := best_match(strict(_schema(schema)).iter_errors(values)):
         place = ".".join(_named(values, error.absolute_path)) or "top level"
         origin = origin or f"{schema} file"
-        raise RunError(f"{origin}, {place}: {error.message}; see workflow/schemas/{schema}.schema.yaml")
+        given = error.validator == "not" and error.validator_value == {"const": "-"}
+        message = "'-' where a value is needed" if given else error.message
+        raise RunError(f"{origin}, {place}: {message}; see workflow/schemas/{schema}.schema.yaml")
     for path, value in _infinite(values):
         raise RunError(f"{origin or f'{schema} file'}, {'.'.join(path)}: {value} is no finite number; give one")
 

@@ -11,6 +11,7 @@ import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from lat.cells import Cell, CellError
 from lat.grid import ABSENT, ROW_KEYS, SCALE_KEYS, SCHEDULE_KEYS, read_rows, resolve
 from lat.run_files import ROOT, RunError, check, chosen, read, whole
 
+GRID = "config/cells.tsv"  # the project's own, whose rows the tables name
 SAFE = r"[A-Za-z0-9][A-Za-z0-9_.+-]*"
 
 
@@ -193,7 +195,10 @@ def load(source: str | Path | Mapping[str, Any]) -> Run:
         names = [entry.name for entry in entries.values() if entry.scale == scale["name"]]
         if scale["keep"] != "all" and (unknown := [name for name in scale["keep"] if name not in names]):
             raise RunError(f"keep: {unknown[0]!r} is not at scale {scale['name']!r}; it has {', '.join(names)}")
-    _table_cells(config, config["tables"]["show"])
+    shown = {cell for cell, _ in _table_cells(config, config["tables"]["show"]) if cell}
+    if (absent := shown - set(rows)) and (unknown := sorted(absent - set(known := read_rows(ROOT / GRID)))):
+        near = ", ".join(get_close_matches(unknown[0], {**rows, **known}, cutoff=0))
+        raise RunError(f"{config['tables']['file']}: cell {unknown[0]!r} is no row of a grid; the nearest are {near}")
     cells = {(entry.name, entry.scale): (entry.cell, entry.seeds) for entry in entries.values()}
     audits = {
         scale["name"]: audit

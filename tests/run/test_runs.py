@@ -324,6 +324,7 @@ def test_an_unknown_key_of_an_attack_is_named_before_anything_is_trained(tmp_pat
         ("noise", {"radius": 25}, "attacks.yaml, noise.radius: 25 of pixels that lie in [0, 1]; give a part of 1"),
         ("pgd_curve", {"radii": [0.1, 8]}, "attacks.yaml, pgd_curve.radius: 8 of pixels that lie in [0, 1]"),
         ("noise", {"box": [0, 255]}, "attacks.yaml, noise.box: [0.0, 1.0] was expected"),
+        ("fgsm", {"radii": [0.1]}, "attacks.yaml, fgsm.radius: 0.1 is not of type 'null'"),
     ],
 )
 def test_an_attack_out_of_its_threat_model_is_named_before_anything_is_trained(
@@ -335,6 +336,23 @@ def test_an_attack_out_of_its_threat_model_is_named_before_anything_is_trained(
     path.write_text(yaml.safe_dump(attacks), encoding="utf-8")
     with pytest.raises(RunError, match=re.escape(complaint)):
         small_run(attacks={"file": str(path), "names": ["fgsm", "pgd", "cw", "pgd_curve", "noise"]})
+
+
+def test_an_attack_without_a_radius_is_told_that_it_needs_one(tmp_path: Path) -> None:
+    attacks = yaml.safe_load((ROOT / "config/attacks.yaml").read_text(encoding="utf-8"))
+    del attacks["pgd_curve"]["radii"]
+    path = tmp_path / "attacks.yaml"
+    path.write_text(yaml.safe_dump(attacks), encoding="utf-8")
+    with pytest.raises(RunError, match=r"attacks\.yaml, pgd_curve: 'radius' is a required property"):
+        small_run(attacks={"file": str(path), "names": ["fgsm"]})
+
+
+def test_a_cell_of_a_table_that_no_grid_has_is_named_with_the_nearest(tmp_path: Path) -> None:
+    path, text = tmp_path / "tables.yaml", (ROOT / "config/tables.yaml").read_text(encoding="utf-8")
+    path.write_text(text.replace("cell: fc_4,", "cell: fc_44,"), encoding="utf-8")
+    small_run(tables={"file": str(path), "show": ["table_1"]})
+    with pytest.raises(RunError, match=r"tables\.yaml: cell 'fc_44' is no row of a grid; the nearest are fc_4, "):
+        small_run(tables={"file": str(path), "show": ["table_1", "table_2"]})
 
 
 def test_an_attack_that_is_registered_nowhere_is_named_before_anything_is_trained(
@@ -365,6 +383,7 @@ def test_a_key_that_stands_twice_is_an_error_and_not_its_last_value(tmp_path: Pa
         ("tables.yaml", "extra:", "extraa:", "tables.yaml, tables.table_1: "),
         ("tables.yaml", "cw: 0.", "cw: 53.", "cw: 53."),
         ("cells.tsv", "\tfixed\t0.1\tsample\tno\t", "\t-\t0.1\tsample\tno\t", "'-' was expected"),
+        ("cells.tsv", "\tnormal\t0.1\tsample\tclosed", "\t-\t0.1\tsample\tclosed", "law: '-' where a value is needed"),
         ("cells.tsv", "\tnormal\t0.1\tsample\tclosed", "\tnromal\t0.1\tsample\tclosed", "law: 'nromal' is not one"),
     ],
 )
