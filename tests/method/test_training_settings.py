@@ -18,6 +18,7 @@ from unfinished_training import STEPS, fit, more_networks, on, result
 from lat import defences, models, training
 from lat.cells import Cell, Compute, Law, Schedule
 from lat.defences.base import Defence
+from lat.memory import EvaluationError, TrainingError
 from lat.training import Progress
 
 __all__ = ["more_networks"]
