@@ -205,8 +205,8 @@ def load(source: str | Path | Mapping[str, Any]) -> Run:
         for scale in config["scales"]
         if (audit := audit_of(config, scale, attacks, cells, _cells(config, scale)))
     }
-    for settings in (attacks, *(audit.attacks for audit in audits.values())):
-        _check_kinds(config["attacks"]["file"], settings)
+    further = {name: given for audit in audits.values() for name, given in audit.attacks.items()}
+    _check_kinds(config["attacks"]["file"], {**attacks, **further})
     return Run(config, tuple(entries.values()), attacks, audits)
 
 
@@ -307,8 +307,9 @@ def _attacks(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 def _check_kinds(file: str, attacks: Mapping[str, Mapping[str, Any]]) -> None:
     """Raises RunError where an attack is of no registered kind, or its radius is more than a box of [0, 1] is wide."""
+    for kind, name in {given["kind"]: name for name, given in attacks.items()}.items():
+        _registered("lat.attacks", f"{file}, {name}.kind", kind)
     for name, given in attacks.items():
-        _registered("lat.attacks", f"{file}, {name}.kind", given["kind"])
         radius = max(given.get("radii", [given.get("radius") or 0]))
         if given["norm"] == "linf" and radius > 1:
             raise RunError(f"{file}, {name}.radius: {radius:g} of pixels that lie in [0, 1]; give a part of 1")

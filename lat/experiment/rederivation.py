@@ -19,12 +19,12 @@ from lat.rederived import Rederived, key_of, outcome_of
 from lat.runs import Entry, Run
 
 
-def chosen(run: Run, source: Path, count: int) -> list[Record]:
-    """The first `count` records of an exported run by a hash of their names, of those that it asks for and that can be
-    made again: trainings, and later steps of networks whose weights were exported.
+def chosen(run: Run, source: Path, records: Iterable[Record], count: int) -> list[Record]:
+    """The first `count` of a run's `records`, exported to `source`, by a hash of their names, of those that can be made
+    again: trainings, and later steps of networks whose weights were exported.
     """
     exported = Folder(source)
-    possible = [r for r in _asked(run, source) if all(path.exists() for path in _weights_of(run, exported, r))]
+    possible = [r for r in records if all(path.exists() for path in _weights_of(run, exported, r))]
     return sorted(possible, key=lambda r: seed_for(r.cell.slug, r.seed, r.step))[:count]
 
 
@@ -39,9 +39,10 @@ def rederive(
     """
     exported, here = Folder(source), (versions(), hardware("cpu"))
     found = {entry.key: entry for entry in known if (dict(entry.versions), entry.device) == here}
-    records = _asked(run, source)
+    asked = {(entry.cell, seed, step) for entry, seed, step in jobs(run)}
+    records = [r for r in read_records(source / "records.jsonl") if (r.cell, r.seed, r.step) in asked]
     with tempfile.TemporaryDirectory() as name:
-        for old in chosen(run, source, count):
+        for old in chosen(run, source, records, count):
             entry, folder, before = run.entry(old.cell.slug), Folder(Path(name)), found.get(key_of(old))
             if before and (before.outcome, before.sources) == (outcome_of(old), run.sources(entry, old.step)):
                 yield before
@@ -50,12 +51,6 @@ def rederive(
                 if (other.cell, other.seed) == (old.cell, old.seed) and STEPS.index(other.step) < STEPS.index(old.step):
                     other.write(folder.record(entry, old.seed, other.step))
             yield Rederived.of(old, _again(run, entry, old, exported, folder, data_root))
-
-
-def _asked(run: Run, source: Path) -> list[Record]:
-    """The records of an exported run that the run asks for."""
-    asked = {(entry.cell, seed, step) for entry, seed, step in jobs(run)}
-    return [r for r in read_records(source / "records.jsonl") if (r.cell, r.seed, r.step) in asked]
 
 
 def _weights_of(run: Run, exported: Folder, record: Record) -> list[Path]:

@@ -128,6 +128,16 @@ def test_the_schema_rejects(name: str, spoil: Callable[[Any], Any]) -> None:
     assert complaints(name, content)
 
 
+def test_a_method_whose_name_holds_another_s_needs_nothing_of_it() -> None:
+    content = copy.deepcopy(read("cells"))
+    plain = next(row for row in content if row["cell"] == "dnn")
+    for method in ("layerwise_own", "fgsm_own", "pgd_own"):
+        plain["method"] = method
+        assert complaints("cells", content) == []
+    plain["method"] = "fgsm_own+layerwise"
+    assert complaints("cells", content)
+
+
 # The tables
 
 

@@ -317,7 +317,7 @@ def test_the_readme_says_which_records_were_made_again_and_that_they_came_out_th
     about = rederived.summary(entries, records, None)
     assert about is not None
     assert about["records"] == len(entries), "all are of records as they stand"
-    first = chosen(runs.load(ROOT / "config/mnist.yaml"), folder, len(entries))
+    first = chosen(runs.load(ROOT / "config/mnist.yaml"), folder, records, len(entries))
     assert {rederived.key_of(record) for record in first} == {entry.key for entry in entries}
     steps = {entry["step"]: entry["records"] for entry in about["steps"]}
     assert (

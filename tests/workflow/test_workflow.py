@@ -275,6 +275,21 @@ def test_a_misspelt_key_is_named_before_any_job(project: Project) -> None:
     assert not (project.root / "results").exists()
 
 
+@pytest.mark.parametrize(
+    ("register", "old", "slip"),
+    [("claims", "kind: empirical", "kind: empircal"), ("assumptions", "default: ", "defualt: ")],
+)
+def test_a_slip_in_what_the_report_alone_reads_is_named_before_any_job(
+    project: Project, register: str, old: str, slip: str
+) -> None:
+    project.edit(f"config/{register}.yaml", old, slip)
+    done = project.call("snakemake", "--cores", "1", "--configfile", "config/tiny.yaml", "--dry-run", "--", LEDGER)
+    assert done.returncode != 0
+    said = done.stdout + done.stderr
+    assert "RunError" in said
+    assert re.search(rf"{register}\.yaml, .*(empircal|defualt)", said)
+
+
 def test_an_imported_run_is_finished_with_and_without_its_weights(project: Project) -> None:
     run = ("--config", "config/tiny.yaml")
     ledger = (project.root / LEDGER).read_bytes()
